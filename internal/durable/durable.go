@@ -1,0 +1,175 @@
+// Package durable writes files so that after a crash the old content or the new
+// one is there, never a part of either, and so that what was reported as
+// written is still there after the power went.
+//
+// A file is written under a temporary name in its own folder, synced, renamed
+// over the target, and then the folder is synced. Temporary names start with
+// ".n8keep-tmp-", which is how leftovers of a killed process are recognised.
+// The package follows no promise on file systems that ignore fsync.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/n8keep/n8keep/internal/failpoint"
+)
+
+// TempPrefix begins the name of every temporary file of this package.
+const TempPrefix = ".n8keep-tmp-"
+
+// WriteFile replaces path with data, mode exactly as given (the umask does not
+// count). An existing file keeps its content until the new one is complete.
+func WriteFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := Create(path, mode)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Commit()
+}
+
+// File is a file being written under a temporary name.
+type File struct {
+	*os.File
+	path string
+	done bool
+}
+
+// Create begins a file that will appear at path on Commit.
+func Create(path string, mode fs.FileMode) (*File, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix+"*")
+	if err != nil {
+		return nil, fmt.Errorf("creating %q: %w", path, unwrapPath(err))
+	}
+	if err := f.Chmod(mode); err != nil {
+		f.Close()
+		os.Remove(f.Name())
+		return nil, fmt.Errorf("setting the mode of %q: %w", path, unwrapPath(err))
+	}
+	failpoint.Hit("durable.created")
+	return &File{File: f, path: path}, nil
+}
+
+// Commit syncs the file, renames it to its path, replacing what was there, and
+// syncs the folder. After an error the old content is still at the path.
+func (f *File) Commit() error { return f.commit(os.Rename) }
+
+// CommitNew is Commit for a path that must not exist yet: an existing file is
+// left alone and the error satisfies errors.Is(err, fs.ErrExist). The check and
+// the write are one operation.
+func (f *File) CommitNew() error {
+	return f.commit(func(from, to string) error {
+		if err := os.Link(from, to); err != nil {
+			return err
+		}
+		return os.Remove(from)
+	})
+}
+
+func (f *File) commit(place func(from, to string) error) error {
+	if f.done {
+		return fs.ErrClosed
+	}
+	if err := f.Sync(); err != nil {
+		f.Abort()
+		return fmt.Errorf("syncing %q: %w", f.path, unwrapPath(err))
+	}
+	failpoint.Hit("durable.synced")
+	if err := f.File.Close(); err != nil {
+		f.Abort()
+		return fmt.Errorf("closing %q: %w", f.path, unwrapPath(err))
+	}
+	if err := place(f.Name(), f.path); err != nil {
+		f.Abort()
+		return fmt.Errorf("writing %q: %w", f.path, unwrapPath(err))
+	}
+	f.done = true
+	failpoint.Hit("durable.renamed")
+	return SyncDir(filepath.Dir(f.path))
+}
+
+// Abort removes the temporary file; after Commit it does nothing.
+func (f *File) Abort() {
+	if f.done {
+		return
+	}
+	f.done = true
+	f.File.Close()
+	os.Remove(f.Name())
+}
+
+// Rename renames a file and syncs the folders it left and reached.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	failpoint.Hit("durable.renamed")
+	if err := SyncDir(filepath.Dir(to)); err != nil {
+		return err
+	}
+	if filepath.Dir(from) != filepath.Dir(to) {
+		return SyncDir(filepath.Dir(from))
+	}
+	return nil
+}
+
+// SyncDir makes the names in a folder durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("syncing folder %q: %w", dir, unwrapPath(err))
+	}
+	failpoint.Hit("durable.dir-synced")
+	return nil
+}
+
+// LinkOrCopy makes to a second name of the file from, or, where the file system
+// has no hard links, a synced copy with the same mode. to must not exist.
+func LinkOrCopy(from, to string) error {
+	err := os.Link(from, to)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	dst, err := Create(to, info.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	defer dst.Abort()
+	if _, err := io.Copy(dst, src); err != nil {
+		return fmt.Errorf("copying %q: %w", from, err)
+	}
+	return dst.CommitNew()
+}
+
+func unwrapPath(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	var l *os.LinkError
+	if errors.As(err, &l) {
+		return l.Err
+	}
+	return err
+}
