@@ -1,0 +1,47 @@
+package n8ncrypt
+
+import (
+	"crypto/pbkdf2"
+	"crypto/sha512"
+	"encoding/base32"
+	"fmt"
+	"strings"
+)
+
+// Fingerprint names an instance key in manifests and messages: "n8k1-" and 16
+// lower-case base32 characters (80 bits). It may be published as far as the key
+// is random; a guessable key can be guessed at 600,000 rounds a try.
+type Fingerprint string
+
+const (
+	fingerprintPrefix = "n8k1-"
+	fingerprintSalt   = "n8keep.fingerprint.v1"
+	fingerprintRounds = 600_000
+	fingerprintChars  = 16
+)
+
+// Fingerprint computes the key's fingerprint: the first 16 base32 characters of
+// PBKDF2-HMAC-SHA-512 over the UTF-8 key with a fixed salt, so that hosts and
+// archives agree without shared state. It takes about half a second: compute it
+// once per key. "" for the zero key.
+func (k InstanceKey) Fingerprint() Fingerprint {
+	if k.IsZero() {
+		return ""
+	}
+	sum, err := pbkdf2.Key(sha512.New, k.p.text, []byte(fingerprintSalt), fingerprintRounds, 32)
+	if err != nil {
+		panic("n8ncrypt: " + err.Error()) // fixed length; only FIPS-only mode could refuse
+	}
+	text := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum)
+	return Fingerprint(fingerprintPrefix + strings.ToLower(text[:fingerprintChars]))
+}
+
+// ParseFingerprint takes a fingerprint as printed; upper case is accepted.
+func ParseFingerprint(s string) (Fingerprint, error) {
+	lower := strings.ToLower(s)
+	body, ok := strings.CutPrefix(lower, fingerprintPrefix)
+	if !ok || len(body) != fingerprintChars || strings.Trim(body, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+		return "", fmt.Errorf("%q is not an instance key fingerprint (%s and %d characters)", s, fingerprintPrefix, fingerprintChars)
+	}
+	return Fingerprint(lower), nil
+}
