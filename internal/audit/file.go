@@ -232,7 +232,7 @@ func (l *Log) putAside(f *os.File, seq int64) (map[string]any, error) {
 		return nil, err
 	}
 	var files []string
-	var bytes int64
+	var total int64
 	for _, n := range names {
 		if !strings.HasPrefix(n.Name(), prefix) {
 			continue
@@ -242,12 +242,12 @@ func (l *Log) putAside(f *os.File, seq int64) (map[string]any, error) {
 			return nil, err
 		}
 		files = append(files, n.Name())
-		bytes += info.Size()
+		total += info.Size()
 	}
 	if files == nil {
 		return nil, nil
 	}
-	return map[string]any{"event": "cut-off line put aside", "files": files, "bytes": bytes}, nil
+	return map[string]any{"event": "cut-off line put aside", "files": files, "bytes": total}, nil
 }
 
 // brokenError is a last line that no power loss explains.
