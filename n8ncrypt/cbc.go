@@ -56,13 +56,14 @@ func (k InstanceKey) DecryptCBCEncoding(v Value, shape Shape) ([]byte, Encoding,
 // in place and destroys raw.
 func (k InstanceKey) openCBC(raw []byte, shape Shape, owned bool) ([]byte, Encoding, error) {
 	err := ErrWrongKey
-	last := k.p.encodings()
+	key := k.secret()
+	last := key.encodings()
 	for enc := Latin1; enc <= last; enc++ {
 		dst := raw[cbcHeader:]
 		if !owned || enc != last {
 			dst = make([]byte, len(raw)-cbcHeader)
 		}
-		plaintext, ok := decryptCBC(dst, raw, k.p.password(enc))
+		plaintext, ok := decryptCBC(dst, raw, key.password(enc))
 		switch {
 		case !ok:
 		case shape.Check(plaintext):
@@ -75,7 +76,7 @@ func (k InstanceKey) openCBC(raw []byte, shape Shape, owned bool) ([]byte, Encod
 }
 
 // EncryptCBC returns what n8n >= 1.16 writes with key rotation off, under a
-// random salt.
+// random salt. n8n reads every plaintext as UTF-8.
 func (k InstanceKey) EncryptCBC(plaintext []byte) (Value, error) {
 	if k.IsZero() {
 		return Value{}, ErrNoKey
@@ -95,7 +96,7 @@ func (k InstanceKey) encryptCBC(plaintext []byte, salt [cbcSalt]byte, enc Encodi
 	for i := len(plaintext); i < len(body); i++ {
 		body[i] = byte(pad)
 	}
-	block, iv := cbcCipher(k.p.password(enc), salt[:])
+	block, iv := cbcCipher(k.secret().password(enc), salt[:])
 	cipher.NewCBCEncrypter(block, iv[:]).CryptBlocks(body, body)
 	return Value{format: CBC, canonical: true, raw: raw}
 }

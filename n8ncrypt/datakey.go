@@ -23,10 +23,9 @@ const (
 // id that values name it by. It redacts itself as InstanceKey does. The zero
 // DataKey is no key.
 type DataKey struct {
-	_ [0]func()
 	// ID is deployment_key.id, see ValidKeyID.
-	ID string
-	p  *[32]byte
+	ID     string
+	secret func() *[32]byte // a closure, as in InstanceKey
 }
 
 // ParseDataKey takes a key as 64 hexadecimal digits, the form in which n8n
@@ -38,11 +37,11 @@ func ParseDataKey(id, hexKey string) (DataKey, error) {
 	if !isHex64(hexKey) {
 		return DataKey{}, fmt.Errorf("%w: data key %q is not 64 hexadecimal digits", ErrInvalidKey, id)
 	}
-	k := DataKey{ID: id, p: new([32]byte)}
-	if _, err := hex.Decode(k.p[:], []byte(hexKey)); err != nil {
-		return DataKey{}, fmt.Errorf("%w: data key %q is not hexadecimal", ErrInvalidKey, id)
+	p := new([32]byte)
+	if _, err := hex.Decode(p[:], []byte(hexKey)); err != nil {
+		panic("n8ncrypt: hexadecimal digits do not decode") // checked above
 	}
-	return k, nil
+	return newDataKey(id, p), nil
 }
 
 // NewDataKey returns a random key, as n8n makes them.
@@ -50,9 +49,13 @@ func NewDataKey(id string) (DataKey, error) {
 	if !ValidKeyID(id) {
 		return DataKey{}, errKeyID(id)
 	}
-	k := DataKey{ID: id, p: new([32]byte)}
-	rand.Read(k.p[:])
-	return k, nil
+	p := new([32]byte)
+	rand.Read(p[:])
+	return newDataKey(id, p), nil
+}
+
+func newDataKey(id string, p *[32]byte) DataKey {
+	return DataKey{ID: id, secret: func() *[32]byte { return p }}
 }
 
 // errKeyID names only the length: a caller that mixed up its arguments must not
@@ -83,23 +86,23 @@ func NewKeyID() string {
 func (k DataKey) Algorithm() Algorithm { return AlgorithmGCM }
 
 // IsZero reports whether k holds no key.
-func (k DataKey) IsZero() bool { return k.p == nil }
+func (k DataKey) IsZero() bool { return k.secret == nil }
 
 // Reveal returns the key as 64 lower-case hexadecimal digits, "" for the zero
 // key.
 func (k DataKey) Reveal() string {
-	if k.p == nil {
+	if k.secret == nil {
 		return ""
 	}
-	return hex.EncodeToString(k.p[:])
+	return hex.EncodeToString(k.secret()[:])
 }
 
 // Equal compares ids, then key bytes in constant time.
 func (k DataKey) Equal(other DataKey) bool {
-	if k.p == nil || other.p == nil {
-		return k.p == other.p && k.ID == other.ID
+	if k.IsZero() || other.IsZero() {
+		return k.IsZero() == other.IsZero() && k.ID == other.ID
 	}
-	return k.ID == other.ID && subtle.ConstantTimeCompare(k.p[:], other.p[:]) == 1
+	return k.ID == other.ID && subtle.ConstantTimeCompare(k.secret()[:], other.secret()[:]) == 1
 }
 
 // String returns a placeholder with the id.
@@ -123,7 +126,7 @@ func (k DataKey) Encrypt(plaintext []byte) (Value, error) {
 	if k.IsZero() {
 		return Value{}, ErrNoKey
 	}
-	return Value{format: Prefixed, canonical: true, keyID: k.ID, raw: sealGCM(k.p, plaintext)}, nil
+	return Value{format: Prefixed, canonical: true, keyID: k.ID, raw: sealGCM(k.secret(), plaintext)}, nil
 }
 
 // Decrypt opens a Prefixed value. It returns ErrUnknownKeyID when the value
@@ -142,7 +145,7 @@ func (k DataKey) open(v Value, shape Shape, owned bool) ([]byte, error) {
 	if v.keyID != k.ID {
 		return nil, unknownKeyID(v)
 	}
-	plaintext, err := openGCM(k.p, v.raw, owned)
+	plaintext, err := openGCM(k.secret(), v.raw, owned)
 	return checkShape(plaintext, err, shape)
 }
 

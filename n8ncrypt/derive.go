@@ -42,7 +42,7 @@ func (k InstanceKey) SigningHMAC() string {
 	if k.IsZero() {
 		return ""
 	}
-	return sha256Hex("hmac-signature:" + k.p.text)
+	return sha256Hex("hmac-signature:" + k.secret().text)
 }
 
 // SigningBinaryData is the secret of binary data URLs in padded base64, n8n >=
@@ -52,7 +52,7 @@ func (k InstanceKey) SigningBinaryData() string {
 	if k.IsZero() {
 		return ""
 	}
-	sum := sha256.Sum256([]byte("url-signing:" + k.p.text))
+	sum := sha256.Sum256([]byte("url-signing:" + k.secret().text))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
@@ -62,7 +62,7 @@ func (k InstanceKey) TelegramWebhookSecret(agentID, credentialID string) string 
 	if k.IsZero() {
 		return ""
 	}
-	mac := hmac.New(sha256.New, []byte(k.p.text))
+	mac := hmac.New(sha256.New, []byte(k.secret().text))
 	mac.Write([]byte("telegram:" + agentID + ":" + credentialID))
 	return hex.EncodeToString(mac.Sum(nil))
 }
@@ -76,7 +76,7 @@ func (k InstanceKey) WrapKey() string {
 	return hex.EncodeToString(k.wrapKey()[:])
 }
 
-func (k InstanceKey) units() []uint16 { return utf16.Encode([]rune(k.p.text)) }
+func (k InstanceKey) units() []uint16 { return utf16.Encode([]rune(k.secret().text)) }
 
 // fromUnits encodes as Node does: half a surrogate pair, which slicing by units
 // can leave, becomes U+FFFD.

@@ -28,7 +28,7 @@ func (k InstanceKey) Fingerprint() Fingerprint {
 	if k.IsZero() {
 		return ""
 	}
-	sum, err := pbkdf2.Key(sha512.New, k.p.text, []byte(fingerprintSalt), fingerprintRounds, 32)
+	sum, err := pbkdf2.Key(sha512.New, k.secret().text, []byte(fingerprintSalt), fingerprintRounds, 32)
 	if err != nil {
 		panic("n8ncrypt: " + err.Error()) // fixed length; only FIPS-only mode could refuse
 	}
@@ -41,7 +41,8 @@ func ParseFingerprint(s string) (Fingerprint, error) {
 	lower := strings.ToLower(s)
 	body, ok := strings.CutPrefix(lower, fingerprintPrefix)
 	if !ok || len(body) != fingerprintChars || strings.Trim(body, "abcdefghijklmnopqrstuvwxyz234567") != "" {
-		return "", fmt.Errorf("%q is not an instance key fingerprint (%s and %d characters)", s, fingerprintPrefix, fingerprintChars)
+		// Not echoed: people paste the key where its fingerprint is wanted.
+		return "", fmt.Errorf("not an instance key fingerprint: want %s and %d characters of a-z 2-7", fingerprintPrefix, fingerprintChars)
 	}
 	return Fingerprint(lower), nil
 }

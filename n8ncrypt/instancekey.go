@@ -16,8 +16,9 @@ import (
 // and refuses to be marshalled; Reveal is the only way to its text. Keys cannot
 // be compared with ==, use Equal. The zero InstanceKey is no key.
 type InstanceKey struct {
-	_ [0]func()
-	p *instanceKey // a pointer, because fmt walks into unexported fields
+	// A closure, because fmt and every other printer that reflects into
+	// unexported fields follows pointers and stops at functions.
+	secret func() *instanceKey
 }
 
 type instanceKey struct {
@@ -35,7 +36,8 @@ func NewInstanceKey(s string) (InstanceKey, error) {
 	if !utf8.ValidString(s) {
 		return InstanceKey{}, fmt.Errorf("%w: the instance key is not valid UTF-8", ErrInvalidKey)
 	}
-	return InstanceKey{p: &instanceKey{text: s, latin1: latin1(s)}}, nil
+	p := &instanceKey{text: s, latin1: latin1(s)}
+	return InstanceKey{secret: func() *instanceKey { return p }}, nil
 }
 
 // latin1 is Node's Buffer.from(s, "latin1").
@@ -72,14 +74,14 @@ func (p *instanceKey) encodings() Encoding {
 
 // Reveal returns the key itself, "" for the zero key.
 func (k InstanceKey) Reveal() string {
-	if k.p == nil {
+	if k.secret == nil {
 		return ""
 	}
-	return k.p.text
+	return k.secret().text
 }
 
 // IsZero reports whether k holds no key.
-func (k InstanceKey) IsZero() bool { return k.p == nil }
+func (k InstanceKey) IsZero() bool { return k.secret == nil }
 
 // Equal compares in time that depends on the lengths only. Two zero keys are
 // equal.
@@ -107,7 +109,7 @@ func (k InstanceKey) MarshalText() ([]byte, error) { return nil, errMarshalKey()
 func errMarshalKey() error { return errors.New("n8ncrypt: keys are not marshalled") }
 
 func (k InstanceKey) wrapKey() *[32]byte {
-	sum := sha256.Sum256([]byte(k.p.text))
+	sum := sha256.Sum256([]byte(k.secret().text))
 	return &sum
 }
 

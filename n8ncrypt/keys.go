@@ -1,6 +1,9 @@
 package n8ncrypt
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Keys is everything that may open a stored value. Fields may be left zero.
 type Keys struct {
@@ -8,7 +11,7 @@ type Keys struct {
 	Instance InstanceKey
 	// Legacy holds further instance keys for un-prefixed values, tried in order
 	// after Instance: the content of deployment_key rows with algorithm
-	// aes-256-cbc, or older keys.
+	// aes-256-cbc, or older keys. One equal to Instance is skipped.
 	Legacy []InstanceKey
 	// Data finds a data key by id; nil knows none.
 	Data func(id string) (DataKey, bool)
@@ -28,8 +31,9 @@ const (
 	KeyData
 )
 
-// KeyRef names the key that opened a value. For a Prefixed value Kind and ID are
-// set on failure too.
+// KeyRef names the key that opened a value. Of a value that did not open, a
+// Prefixed one still has Kind and ID, and one of the wrong shape under GCM has
+// the Kind of the key whose tag fitted.
 type KeyRef struct {
 	Kind KeyKind
 	// Format is that of the value, None if it did not parse.
@@ -79,43 +83,46 @@ func Decrypt(k Keys, stored string, shape Shape) ([]byte, KeyRef, error) {
 		}
 		plaintext, err := key.open(v, shape, true)
 		return plaintext, ref, err
-	case GCM:
-		if k.Instance.IsZero() {
-			return nil, ref, ErrNoKey
-		}
-		plaintext, err := openGCM(k.Instance.wrapKey(), v.raw, true)
-		if err == nil {
-			ref.Kind = KeyInstance
-		}
-		plaintext, err = checkShape(plaintext, err, shape)
-		return plaintext, ref, err
 	default:
-		return k.decryptCBC(v, shape, ref)
+		return k.decryptUnprefixed(v, shape, ref)
 	}
 }
 
-func (k Keys) decryptCBC(v Value, shape Shape, ref KeyRef) ([]byte, KeyRef, error) {
+// decryptUnprefixed tries the instance key, then every other legacy key. n8n
+// stores the instance key itself in the legacy row, so equal ones are skipped.
+func (k Keys) decryptUnprefixed(v Value, shape Shape, ref KeyRef) ([]byte, KeyRef, error) {
+	last := len(k.Legacy) - 1
+	for last >= 0 && (k.Legacy[last].IsZero() || k.Legacy[last].Equal(k.Instance)) {
+		last--
+	}
 	result := ErrNoKey
-	try := func(key InstanceKey, last bool) ([]byte, bool) {
-		if key.IsZero() {
-			return nil, false
+	for i := -1; i <= last; i++ {
+		key, kind := k.Instance, KeyInstance
+		if i >= 0 {
+			key, kind = k.Legacy[i], KeyLegacy
 		}
-		plaintext, enc, err := key.openCBC(v.raw, shape, last)
-		// A wrong shape says more than a wrong key, so it is kept.
-		if result == ErrNoKey || result == ErrWrongKey {
-			result = err
+		if key.IsZero() || i >= 0 && key.Equal(k.Instance) {
+			continue
 		}
-		ref.Encoding = enc
-		return plaintext, err == nil
-	}
-	if plaintext, ok := try(k.Instance, len(k.Legacy) == 0); ok {
-		ref.Kind = KeyInstance
-		return plaintext, ref, nil
-	}
-	for i, key := range k.Legacy {
-		if plaintext, ok := try(key, i == len(k.Legacy)-1); ok {
-			ref.Kind, ref.Index = KeyLegacy, i
+		var plaintext []byte
+		var enc Encoding
+		var err error
+		if v.format == CBC {
+			plaintext, enc, err = key.openCBC(v.raw, shape, i == last)
+		} else {
+			plaintext, err = openGCM(key.wrapKey(), v.raw, i == last)
+			plaintext, err = checkShape(plaintext, err, shape)
+		}
+		switch {
+		case err == nil:
+			ref.Kind, ref.Index, ref.Encoding = kind, max(i, 0), enc
 			return plaintext, ref, nil
+		case !errors.Is(err, ErrWrongKey):
+			// The tag fitted, only the shape is wrong: no other key will do.
+			ref.Kind, ref.Index = kind, max(i, 0)
+			return nil, ref, err
+		case result == ErrNoKey || result == ErrWrongKey:
+			result = err // a wrong shape says more than a wrong key, so the first one stays
 		}
 	}
 	return nil, ref, result

@@ -20,11 +20,12 @@
 //	RawHex (data keys of n8n 2.18)
 //	  64 hexadecimal digits in clear, not ciphertext
 //
-// CBC has no integrity: about 0.46 % of wrong keys leave a valid padding. Every
+// CBC has no integrity: of wrong keys one in 255 leaves a valid padding. Every
 // decryption therefore takes the [Shape] its plaintext must have, and a CBC
 // plaintext of another shape counts as a wrong key. A value opened with
 // [ShapeAny] proves nothing about the key, and no CBC value proves that it was
-// not altered. GCM proves both.
+// not altered. GCM proves both. The weakest case is [ShapeText] with a secret
+// below 16 bytes, which one wrong key in 1.5 million opens.
 //
 // Parsing is as lenient as Node's base64 decoder, because n8n is: what n8n
 // opens is opened here, and [Value.String] gives the canonical text. Three
@@ -39,7 +40,8 @@
 // memory in clear as long as they are referenced; nothing is wiped, because the
 // garbage collector may have copied it. Whoever can read this process's memory
 // can read the keys. Nothing here is written for an attacker who submits
-// ciphertext and times the answers.
+// ciphertext and watches the answers: CBC without integrity is a padding
+// oracle. CBC needs MD5, which Go refuses under GODEBUG=fips140=only.
 //
 // Formats once readable stay readable: a later version of this package opens
 // everything this one opens. All functions are safe for concurrent use.

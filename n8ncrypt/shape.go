@@ -11,8 +11,8 @@ import (
 type Shape uint8
 
 const (
-	// ShapeAny accepts every plaintext, also the empty one. With CBC about one
-	// wrong key in 217 "opens".
+	// ShapeAny accepts every plaintext, also the empty one. With CBC one wrong
+	// key in 255 "opens".
 	ShapeAny Shape = iota + 1
 	// ShapeText is non-empty valid UTF-8: LDAP password, OIDC client secret,
 	// git user name, token.

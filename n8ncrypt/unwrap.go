@@ -1,6 +1,9 @@
 package n8ncrypt
 
-import "fmt"
+import (
+	"crypto/subtle"
+	"fmt"
+)
 
 // WrapKind is how a key is stored in a deployment_key row.
 type WrapKind uint8
@@ -53,7 +56,7 @@ func UnwrapDataKey(k InstanceKey, id, stored string) (DataKey, WrapKind, error) 
 // k itself. n8n before 2.39.8 and 2.40.3 could store it verbatim; such text is
 // recognised only when it equals k, and is ErrNotCiphertext otherwise.
 func UnwrapLegacyKey(k InstanceKey, stored string) (InstanceKey, WrapKind, error) {
-	if !k.IsZero() && k.Equal(InstanceKey{p: &instanceKey{text: stored}}) {
+	if !k.IsZero() && subtle.ConstantTimeCompare([]byte(stored), []byte(k.Reveal())) == 1 {
 		return k, WrapPlaintext, nil
 	}
 	plaintext, kind, err := k.unwrap(stored, ShapeText)
