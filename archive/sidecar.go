@@ -164,8 +164,8 @@ func (s *Sidecar) check() error {
 	if sum, err := hex.DecodeString(s.SHA256); err != nil || len(sum) != 32 || hex.EncodeToString(sum) != s.SHA256 {
 		return errors.New("sha256 is not 64 lower hex digits")
 	}
-	if !s.Created.Equal(wholeSeconds(s.Created)) {
-		return errors.New("the time has fractions of a second")
+	if !isWholeUTC(s.Created) {
+		return errors.New("the time is not in UTC and whole seconds")
 	}
 	for _, n := range []int64{s.Size, s.Entries, s.Secrets, s.SecretsOpened, s.SecretsFailed, s.Workflows, s.Findings} {
 		if n < 0 {

@@ -43,8 +43,9 @@ type Summary struct {
 
 // Writer writes one archive: entries with [Writer.Add] or [Writer.Stream],
 // secrets with [Writer.AddSecret], then [Writer.Close]. It is not for concurrent
-// use. After an error every call returns that error, and what was written is
-// no archive: the caller throws it away.
+// use. A name or mode that is refused spoils nothing. After any other error every
+// call returns that error, and what was written is no archive: the caller throws
+// it away.
 //
 // Compression and encryption run in goroutines, which Close and [Writer.Abort]
 // end; one of them must be called. Memory is about 40 MB at any size.
