@@ -76,8 +76,8 @@ type Log struct {
 	sudoUser string
 }
 
-// Open makes the state folder and the record where they are missing. An error
-// means that nothing can be recorded in that folder; Begin would say the same.
+// Open makes nothing yet: the folder and the record are made with the first event,
+// so that a folder that cannot be written is met by Begin and its policy.
 func Open(cfg Config) (*Log, error) {
 	if cfg.Dir == "" {
 		return nil, fmt.Errorf("opening the audit log: no state folder given")
@@ -100,14 +100,6 @@ func Open(cfg Config) (*Log, error) {
 	if u, ok := cfg.Env("SUDO_USER"); ok && u != "" {
 		l.sudoUser = cleanName(u)
 	}
-	if err := os.MkdirAll(l.dir, 0o700); err != nil {
-		return nil, l.explain(err)
-	}
-	f, err := l.openFile()
-	if err != nil {
-		return nil, l.explain(err)
-	}
-	f.Close()
 	return l, nil
 }
 

@@ -426,6 +426,21 @@ func TestWarnOnlyGoesOn(t *testing.T) {
 	}
 }
 
+func TestFolderThatCannotBeMade(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, filepath.Join(file, "state"))
+	if _, err := l.Begin(context.Background(), "os:test", Event{Command: "restore"}, FailClosed); err == nil ||
+		!strings.Contains(err.Error(), "cannot be written: not a directory") {
+		t.Errorf("FailClosed: %v", err)
+	}
+	if r, err := l.Begin(context.Background(), "os:test", Event{Command: "census"}, WarnOnly); err != nil || !r.Valid() {
+		t.Errorf("WarnOnly: %v", err)
+	}
+}
+
 func TestCancelled(t *testing.T) {
 	l := open(t, t.TempDir())
 	f, err := l.lock(context.Background())
@@ -511,7 +526,8 @@ func TestSymbolicLinkRefused(t *testing.T) {
 	if err := os.Symlink(other, filepath.Join(dir, FileName)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Open(Config{Dir: dir})
+	l := open(t, dir)
+	_, err := l.Begin(context.Background(), "os:test", Event{Command: "restore"}, FailClosed)
 	if err == nil || !strings.Contains(problem.HintOf(err), "it is a symbolic link, which is refused") {
 		t.Errorf("%v / %s", err, problem.HintOf(err))
 	}

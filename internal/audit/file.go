@@ -83,12 +83,16 @@ func (l *Log) write(f *os.File, r record, seq int64, prev string, size int64) (i
 	return r.Seq, hash, size + int64(len(line)), nil
 }
 
-// openFile opens the record for appending, made 0600 when missing. A symbolic
-// link is refused: the state folder may be writable by more users than it should.
+// openFile opens the record for appending, made 0600 when missing, and its folder
+// too. A symbolic link is refused: the state folder may be writable by more users
+// than it should.
 func (l *Log) openFile() (*os.File, error) {
 	const flags = os.O_RDWR | os.O_APPEND | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
 	f, err := os.OpenFile(l.path, flags, 0)
 	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(l.dir, 0o700); err != nil {
+			return nil, err
+		}
 		if f, err = os.OpenFile(l.path, flags|os.O_CREATE, 0o600); err == nil {
 			err = durable.SyncDir(l.dir)
 		}
