@@ -29,9 +29,9 @@ func ParseReference(s string) (Reference, error) {
 	case scheme == "env" && envName.MatchString(name):
 		return Reference{scheme, name}, nil
 	case scheme == "env":
-		return Reference{}, fmt.Errorf("after env: the name of a variable is expected (it is not shown here, in case it is the secret itself)")
+		return Reference{}, problem.New(problem.Usage, "after env: the name of a variable is expected (it is not shown here, in case it is the secret itself)")
 	}
-	return Reference{}, fmt.Errorf("a reference is expected, file:PATH or env:NAME, not the secret itself (it is not shown here)")
+	return Reference{}, problem.New(problem.Usage, "a reference is expected, file:PATH or env:NAME, not the secret itself (it is not shown here)")
 }
 
 // FileReference refers to the file at path.
@@ -98,14 +98,14 @@ func ParseAddress(s string) (Address, error) {
 	if strings.HasPrefix(s, "postgres://") || strings.HasPrefix(s, "postgresql://") {
 		u, err := url.Parse(s)
 		if err != nil {
-			return Address{}, fmt.Errorf("the PostgreSQL address is malformed (it is not shown here, in case it holds a password)")
+			return Address{}, problem.New(problem.Usage, "the PostgreSQL address is malformed (it is not shown here, in case it holds a password)")
 		}
 		_, inUser := u.User.Password()
 		if inUser || u.Query().Has("password") || u.Query().Has("sslpassword") {
-			return Address{}, fmt.Errorf("the address holds a password; put it in a file and write file:PATH, or env:NAME, or use ~/.pgpass")
+			return Address{}, problem.New(problem.Usage, "the address holds a password; put it in a file and write file:PATH, or env:NAME, or use ~/.pgpass")
 		}
 	} else if looksSecret(s) {
-		return Address{}, errSecret
+		return Address{}, problem.New(problem.Usage, "%v", errSecret)
 	}
 	return Address{plain: s}, nil
 }
