@@ -65,7 +65,7 @@ func table(t *testing.T) map[string]row {
 // packages are those of the module that have code besides tests.
 func packages(t *testing.T) map[string]listed {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-find", "-json=ImportPath,GoFiles,Imports", module+"/...")
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,GoFiles,Imports", module+"/...")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
