@@ -11,8 +11,8 @@ type purity uint8
 
 const (
 	canonical purity = iota // decoding and encoding again gives the same text
-	loose                   // other alphabet, white space, missing padding, stray low bits
-	junk                    // bytes that no base64 variant has
+	loose                   // other alphabet, line breaks, missing padding, stray low bits
+	junk                    // spaces and bytes that no base64 variant has, as in prose
 )
 
 // decodeBase64 decodes as Node's Buffer.from(s, "base64") does, so that what
@@ -57,7 +57,7 @@ func decodeLoose(s string) ([]byte, purity) {
 		}
 		v, ok := sextet(c)
 		if !ok {
-			if c != ' ' && c != '\t' && c != '\n' && c != '\r' {
+			if c != '\n' && c != '\r' {
 				p = junk
 			}
 			return true
@@ -111,7 +111,7 @@ func sextet(c byte) (byte, bool) {
 func onlyPadding(s string) bool {
 	for i := range len(s) {
 		switch s[i] {
-		case '=', ' ', '\t', '\n', '\r':
+		case '=', '\n', '\r':
 		default:
 			return false
 		}
@@ -130,8 +130,11 @@ func isBase64Text(s string, min int) bool {
 	if len(s) < min {
 		return false
 	}
+	// A bit per byte value instead of comparisons: random text makes branches slow.
+	const letters = 1<<26 - 1
+	set := [4]uint64{1<<'+' | 1<<'/' | (1<<10-1)<<'0', letters<<('A'-64) | letters<<('a'-64)}
 	for i := range len(s) {
-		if _, ok := sextet(s[i]); !ok || s[i] == '-' || s[i] == '_' {
+		if set[s[i]>>6]>>(s[i]&63)&1 == 0 {
 			return false
 		}
 	}

@@ -239,12 +239,19 @@ func TestEqual(t *testing.T) {
 
 func TestNewKeyID(t *testing.T) {
 	seen := map[string]bool{}
+	letters := map[rune]bool{}
 	for range 1000 {
 		id := NewKeyID()
+		for _, r := range id {
+			letters[r] = true
+		}
 		if len(id) != 16 || !ValidKeyID(id) || strings.ContainsAny(id, "-_") || seen[id] {
 			t.Fatalf("bad or repeated id %q", id)
 		}
 		seen[id] = true
+	}
+	if len(letters) != 62 {
+		t.Errorf("%d letters and digits seen, want 62", len(letters))
 	}
 }
 

@@ -63,8 +63,9 @@ func (r KeyRef) String() string {
 // Decrypt opens a stored value of any format with whichever key fits, and says
 // which one did. n8n looks only at the legacy row for CBC when there is one, and
 // does not read un-prefixed GCM outside deployment_key: callers that ask "will
-// n8n open this" must look at the KeyRef as well. Errors are the first six
-// sentinels, or ErrNoKey when Keys has none for the format.
+// n8n open this" must look at the KeyRef as well. Errors are those of
+// Parse, ErrWrongKey, ErrUnknownKeyID, ErrWrongShape, and ErrNoKey when Keys has
+// no instance key for an un-prefixed value.
 func Decrypt(k Keys, stored string, shape Shape) ([]byte, KeyRef, error) {
 	v, err := Parse(stored)
 	if err != nil {

@@ -82,10 +82,10 @@ func (f Format) String() string {
 	}
 }
 
-// Sentinels, to be tested with errors.Is. Of the first six every failed Parse
-// and Decrypt satisfies exactly one, except that a CBC plaintext of the wrong
-// shape satisfies ErrWrongKey and ErrWrongShape: there a wrong shape is how a
-// wrong key shows.
+// Sentinels, to be tested with errors.Is. Every failed Parse and Decrypt
+// satisfies exactly one of them, except that a CBC plaintext of the wrong shape
+// satisfies ErrWrongKey and ErrWrongShape: there a wrong shape is how a wrong
+// key shows.
 var (
 	// ErrNotCiphertext: the string is nothing that n8n's cipher wrote.
 	ErrNotCiphertext = errors.New("not n8n ciphertext")

@@ -100,6 +100,7 @@ lenient('cbc-lenient-after-padding', text + 'AAAA');
 lenient('cbc-lenient-stray-bits', text.replace('FQ==', 'FR=='));
 lenient('cbc-lenient-low-byte', text.replace(/A/g, '\u0141'));
 lenient('cbc-lenient-extra-padding', text + '==');
+lenient('cbc-lenient-four-newlines', text.replace(/(.{20})/g, '$1\n'));
 
 // CBC: does not open
 const bad = (name, expect, stored, o = {}) => vector(name, C({ expect, ...o }), stored);
@@ -119,6 +120,7 @@ bad('cbc-flip-last-block', 'wrong-key', flip(long, -1));
 bad('cbc-flip-padding', 'wrong-key', flip(long, -17));
 bad('cbc-wrong-key', 'wrong-key', text, { key: OTHER });
 bad('cbc-wrong-keys-legacy', 'wrong-key', text, { key: OTHER, legacy: [OTHER + '1', KEYS.cjk] });
+bad('cbc-legacy-wrong-shape', 'wrong-key, wrong-shape', text, { key: OTHER, legacy: [KEY, OTHER + '1'], shape: 'uuid' });
 bad('cbc-no-key', 'no-key', text, { key: undefined });
 bad('cbc-wrong-case-key', 'wrong-key', text, { key: KEY.toUpperCase() });
 {
@@ -242,7 +244,8 @@ vector('legacy-key-empty-plaintext', L({ expect: 'wrong-shape' }), wrap(KEY, '')
 
 // Not ciphertext
 for (const [name, s] of Object.entries({
-  empty: '', space: ' ', prose: 'The quick brown fox', 'prose-aws': 'AWS credentials', json: '{"a":"U2FsdGVkX1"}', number: '12345',
+  empty: '', space: ' ', prose: 'The quick brown fox', 'prose-aws': 'AWS credentials', 'prose-gcm-length': 'AWS credentials are stored in the vault of our team',
+  'prose-prefixed': 'note:AWS rocks, truly', 'prose-prefixed-long': 'note:' + 'the vault, '.repeat(12), 'prefixed-short': 'note:QUJD', 'low-byte': 'AQ' + '\u0141'.repeat(60), json: '{"a":"U2FsdGVkX1"}', number: '12345',
   jwt: 'eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln', uuid: UUID, 'raw-hex': DEK, url: 'https://example.com/a?b=c', time: '10:30:00',
   email: 'owner@example.test', 'crypto-js-head': 'U2FsdGVkX1', colon: ':', 'unicode': '日本語', base64: Buffer.alloc(99, 2).toString('base64'),
 })) vector('none-' + name, { expect: 'not-ciphertext', key: KEY, 'data-key': D, shape: 'any' }, s);
