@@ -28,7 +28,9 @@ type instanceKey struct {
 
 // NewInstanceKey takes the key exactly as given: whoever read it from a file or
 // variable has removed what n8n removes. It returns ErrInvalidKey for an empty
-// string and for one that is not valid UTF-8.
+// string and for one that is not valid UTF-8: n8n sees replacement characters
+// there. A key with half a surrogate pair, which only a JSON escape in n8n's
+// config file could hold, cannot be given.
 func NewInstanceKey(s string) (InstanceKey, error) {
 	if s == "" {
 		return InstanceKey{}, fmt.Errorf("%w: the instance key is empty", ErrInvalidKey)
@@ -123,12 +125,13 @@ func (k InstanceKey) Wrap(plaintext []byte) (string, error) {
 }
 
 // Unwrap opens what Wrap made. Other formats, CBC among them, are
-// ErrNotCiphertext; [Decrypt] takes them all.
+// ErrNotCiphertext; [Decrypt] takes them all. Base64 of a wrap's length that
+// begins with another version byte is ErrUnsupportedVersion.
 func (k InstanceKey) Unwrap(stored string) ([]byte, error) {
 	if k.IsZero() {
 		return nil, ErrNoKey
 	}
-	v, err := Parse(stored)
+	v, err := parseWrap(stored)
 	if err != nil {
 		return nil, err
 	}

@@ -167,6 +167,7 @@ func TestErrorTexts(t *testing.T) {
 		{"not n8n ciphertext: cbc value where prefixed is wanted", only(d.Decrypt(cbc, ShapeAny))},
 		{"not n8n ciphertext: cbc value where an instance-key wrap is wanted", only(k.Unwrap(cbc.String()))},
 		{"not n8n ciphertext", only(k.Unwrap("hello"))},
+		{"unsupported ciphertext version: 2", only(k.Unwrap("Ag" + strings.Repeat("A", 70)))},
 		{"invalid key: the instance key is empty", only(NewInstanceKey(""))},
 		{"invalid key: the instance key is not valid UTF-8", only(NewInstanceKey("\xff"))},
 		{`invalid key: data key "id" is not 64 hexadecimal digits`, only(ParseDataKey("id", "00"))},

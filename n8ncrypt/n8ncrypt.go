@@ -1,50 +1,40 @@
 // Package n8ncrypt reads and writes the ciphertext that n8n keeps in its
-// database, and derives the secrets that n8n derives from N8N_ENCRYPTION_KEY.
-// It needs the standard library only, so that a stored value can be opened by
-// hand when neither n8n nor n8keep is at hand.
-//
-// Every encoding is base64 text (standard alphabet, padded) over these bytes:
+// database, and derives the secrets that n8n derives from N8N_ENCRYPTION_KEY. It
+// needs the standard library only, so that a stored value can be opened by hand
+// when neither n8n nor n8keep is there. Stored text is padded base64 of:
 //
 //	CBC (every n8n version)
 //	  "Salted__"[8] | salt[8] | AES-256-CBC(PKCS#7)
-//	  h1 = MD5(password | salt), h2 = MD5(h1 | password | salt), h3 = MD5(h2 | password | salt)
-//	  key = h1 | h2, iv = h3
+//	  key[32] | iv[16] = h1 | h2 | h3, where h1 = MD5(password | salt),
+//	  h2 = MD5(h1 | password | salt), h3 = MD5(h2 | password | salt)
 //	  password = low byte of each UTF-16 unit of the instance key (n8n >= 1.16),
 //	             UTF-8 bytes of the instance key (n8n <= 1.15)
 //	GCM (n8n >= 2.18)
 //	  0x01 | salt[32] | tag[16] | AES-256-GCM, no additional data
-//	  HKDF-SHA-256(key, salt, "n8n-encryption-v1", 44) = AES key[32] | nonce[12]
+//	  AES key[32] | nonce[12] = HKDF-SHA-256(key, salt, "n8n-encryption-v1", 44)
 //	  key = a data key, or SHA-256(UTF-8 instance key) for the instance-key wrap
-//	Prefixed (n8n >= 2.18)
-//	  key id [A-Za-z0-9_-]{1,36} ":" base64(GCM under that data key)
-//	RawHex (data keys of n8n 2.18)
-//	  64 hexadecimal digits in clear, not ciphertext
+//	Prefixed (n8n >= 2.18): key id [A-Za-z0-9_-]{1,36} ":" base64(GCM, that data key)
+//	RawHex (data keys of n8n 2.18): 64 hexadecimal digits in clear
 //
 // CBC has no integrity: of wrong keys one in 255 leaves a valid padding. Every
 // decryption therefore takes the [Shape] its plaintext must have, and a CBC
-// plaintext of another shape counts as a wrong key. A value opened with
-// [ShapeAny] proves nothing about the key, and no CBC value proves that it was
-// not altered. GCM proves both. The weakest case is [ShapeText] with a secret
-// below 16 bytes, which one wrong key in 1.5 million opens.
+// plaintext of another shape counts as a wrong key. The weakest case, [ShapeText]
+// with a secret below 16 bytes, is opened by one wrong key in 1.5 million;
+// [ShapeAny] proves nothing. No CBC value proves that it was not altered.
 //
-// Parsing is as lenient as Node's base64 decoder, because n8n is: what n8n
-// opens is opened here, and [Value.String] gives the canonical text. Three
-// things that n8n does are refused. CBC data below 32 bytes is malformed, where
-// n8n returns an empty string without a word. [Parse] and [Detect] want the
-// "Salted__" header, which n8n writes but never checks; [ParseCBC] reads as n8n
-// does. A key that is not valid UTF-8 is not accepted, because n8n itself sees
-// replacement characters there.
+// Base64 is read as leniently as Node reads it, because n8n does; [Value.String]
+// gives the canonical text. Refused is CBC data below 32 bytes, which n8n turns
+// into an empty string without a word, and, outside [ParseCBC], data without the
+// "Salted__" header, which n8n always writes and never checks.
 //
-// Keys redact themselves in fmt, log/slog and encoding/json. Errors hold
-// lengths, versions and key ids, never plaintext or key bytes. Keys stay in
-// memory in clear as long as they are referenced; nothing is wiped, because the
-// garbage collector may have copied it. Whoever can read this process's memory
-// can read the keys. Nothing here is written for an attacker who submits
-// ciphertext and watches the answers: CBC without integrity is a padding
-// oracle. CBC needs MD5, which Go refuses under GODEBUG=fips140=only.
+// Keys redact themselves in fmt, log/slog and encoding/json. Errors hold lengths,
+// versions and key ids, never plaintext or keys. Nothing is wiped from memory:
+// whoever reads this process's memory reads the keys. Do not let strangers submit
+// CBC values and watch the answers, that is a padding oracle. CBC needs MD5,
+// which GODEBUG=fips140=only forbids.
 //
-// Formats once readable stay readable: a later version of this package opens
-// everything this one opens. All functions are safe for concurrent use.
+// What one version of this package opens, every later one opens. All functions
+// are safe for concurrent use.
 package n8ncrypt
 
 import "errors"

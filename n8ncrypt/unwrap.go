@@ -2,6 +2,7 @@ package n8ncrypt
 
 import (
 	"crypto/subtle"
+	"errors"
 	"fmt"
 )
 
@@ -43,7 +44,11 @@ func UnwrapDataKey(k InstanceKey, id, stored string) (DataKey, WrapKind, error) 
 		key, err := ParseDataKey(id, stored)
 		return key, WrapPlaintext, err
 	}
-	plaintext, kind, err := k.unwrap(stored, ShapeHexKey)
+	v, err := parseWrap(stored)
+	if err != nil {
+		return DataKey{}, 0, err
+	}
+	plaintext, kind, err := k.unwrap(v, ShapeHexKey)
 	if err != nil {
 		return DataKey{}, kind, err
 	}
@@ -59,7 +64,11 @@ func UnwrapLegacyKey(k InstanceKey, stored string) (InstanceKey, WrapKind, error
 	if !k.IsZero() && subtle.ConstantTimeCompare([]byte(stored), []byte(k.Reveal())) == 1 {
 		return k, WrapPlaintext, nil
 	}
-	plaintext, kind, err := k.unwrap(stored, ShapeText)
+	v, err := Parse(stored)
+	if err != nil {
+		return InstanceKey{}, 0, err
+	}
+	plaintext, kind, err := k.unwrap(v, ShapeText)
 	if err != nil {
 		return InstanceKey{}, kind, err
 	}
@@ -75,11 +84,19 @@ func WrapDataKey(k InstanceKey, key DataKey) (string, error) {
 	return k.Wrap([]byte(key.Reveal()))
 }
 
-func (k InstanceKey) unwrap(stored string, shape Shape) ([]byte, WrapKind, error) {
+// parseWrap is Parse where the place says that a key must be: a version byte
+// that we do not know is then news from n8n and no stray text.
+func parseWrap(stored string) (Value, error) {
 	v, err := Parse(stored)
-	if err != nil {
-		return nil, 0, err
+	if errors.Is(err, ErrNotCiphertext) {
+		if raw, p := decodeBase64(stored); p == canonical && len(raw) >= gcmHeader {
+			return Value{}, fmt.Errorf("%w: %d", ErrUnsupportedVersion, raw[0])
+		}
 	}
+	return v, err
+}
+
+func (k InstanceKey) unwrap(v Value, shape Shape) ([]byte, WrapKind, error) {
 	if k.IsZero() {
 		return nil, 0, ErrNoKey
 	}

@@ -230,6 +230,8 @@ vector('data-key-gcm-not-hex', K({ expect: 'wrong-shape' }), wrap(KEY, DEK.slice
 vector('data-key-cbc-wrong-key', K({ expect: 'wrong-key', key: OTHER }), cbc(KEY, DEK));
 vector('data-key-cbc-not-hex', K({ expect: 'wrong-key, wrong-shape' }), cbc(KEY, DEK.slice(1)));
 vector('data-key-prefixed', K({ expect: 'malformed' }), `${ID}:${gcm(dek, DEK)}`);
+vector('data-key-version-2', K({ expect: 'unsupported-version' }), flip(wrapRaw(KEY, DEK), 0, 3));
+vector('legacy-key-verbatim-other-long', { expect: 'not-ciphertext', op: 'legacy-key', key: KEY }, Buffer.alloc(64, 7).toString('base64'));
 vector('data-key-63-digits', K({ expect: 'not-ciphertext' }), DEK.slice(1));
 vector('data-key-empty', K({ expect: 'not-ciphertext' }), '');
 const L = (o) => ({ expect: 'ok', op: 'legacy-key', key: KEY, ...o });
