@@ -1,7 +1,0 @@
-//go:build !unix
-
-package fileblob
-
-import "os"
-
-func tryLock(*os.File) lockResult { return noLocks }
