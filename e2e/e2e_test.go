@@ -76,12 +76,26 @@ func story(t *testing.T, version string) {
 		full = k.backup(t, in, w)
 		none = k.backup(t, in, w, "--history", "none")
 		recent = k.backup(t, in, w, "--history", "24h")
-		again := k.backup(t, in, w)
 		w.stop(t)
-		k.listed(t, in, again, recent, none, full)
-		if again.hi == full.lo {
+		k.listed(t, recent, none, full)
+		if recent.hi == full.lo {
 			t.Error("the writer wrote nothing while the backups were taken")
 		}
+	})
+
+	step("many backups beside a writer", func(t *testing.T) {
+		many := 2
+		if os.Getenv("N8KEEP_SOAK") != "" {
+			many = 50
+		}
+		target := k.target
+		defer func() { k.target = target }()
+		k.target = t.TempDir()
+		w := startWriter(t, server, facts)
+		for range many {
+			k.verify(t, k.backup(t, in, w), "secrets")
+		}
+		w.stop(t)
 	})
 
 	step("verify", func(t *testing.T) {

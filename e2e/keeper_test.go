@@ -164,7 +164,7 @@ func (k *keeper) list(t *testing.T) []listing {
 }
 
 // listed checks that the target lists exactly these, in this order.
-func (k *keeper) listed(t *testing.T, in labn8n.Instance, want ...taken) {
+func (k *keeper) listed(t *testing.T, want ...taken) {
 	t.Helper()
 	all := k.list(t)
 	if len(all) != len(want) {
