@@ -2,23 +2,166 @@ package n8ndb
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"sync"
 
 	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
-// Keyset is everything that may open a value of one database.
+// Keyset is everything that may open a value of one database: the instance key,
+// and from n8n 2.18 the data keys and legacy rows of deployment_key that it opens.
+// It is safe for concurrent use.
 type Keyset struct {
-	keys n8ncrypt.Keys
+	keys        n8ncrypt.Keys
+	data        map[string]n8ncrypt.DataKey
+	clear       map[string]bool // data keys that are stored in clear, and prove nothing
+	legacyIDs   []string        // row of each of keys.Legacy
+	legacyOnly  bool            // n8n reads un-prefixed values with a legacy row, not with the instance key
+	legacySame  bool            // a legacy row holds the instance key
+	fingerprint func() n8ncrypt.Fingerprint
 }
 
-// Keyset reads the data keys of the database, which the instance key opens.
+// Keyset reads the key rows of the database and opens them with the instance key.
+// Rows that do not open are left out here and appear in a census as places 19 and
+// 20. It takes the rows of every status: inactive data keys open older values, and
+// a legacy row may hold an older instance key that un-prefixed values are under.
 func (db *DB) Keyset(ctx context.Context, r audit.Receipt, key n8ncrypt.InstanceKey) (*Keyset, error) {
-	panic("not written yet")
+	if key.IsZero() {
+		return nil, problem.New(problem.Usage, "no instance key given")
+	}
+	k := &Keyset{
+		keys:        n8ncrypt.Keys{Instance: key},
+		data:        map[string]n8ncrypt.DataKey{},
+		clear:       map[string]bool{},
+		fingerprint: sync.OnceValue(key.Fingerprint),
+	}
+	k.keys.Data = func(id string) (n8ncrypt.DataKey, bool) {
+		d, ok := k.data[id]
+		return d, ok
+	}
+	if err := db.view(ctx, func(v *view) error { return k.load(ctx, v, r) }); err != nil {
+		return nil, err
+	}
+	version, err := db.Version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// From 2.39 n8n looks for the legacy row on every read, before only with the rotation flag on, which
+	// the database does not tell.
+	k.legacyOnly = (len(k.keys.Legacy) > 0 || k.legacySame) && !version.Before(2, 39)
+	return k, nil
+}
+
+func (k *Keyset) load(ctx context.Context, v *view, r audit.Receipt) error {
+	for _, p := range Catalogue() {
+		if p.Key != dataEncryption {
+			continue
+		}
+		err := v.place(ctx, p, func(row placeRow) error {
+			s := sealed{as: aDataKey, id: row.id, stored: row.value}
+			if p.Algorithm == string(n8ncrypt.AlgorithmCBC) {
+				s.as = aLegacyKey
+			}
+			o, err := k.open(r, s)
+			switch {
+			case errors.Is(err, errNoReceipt):
+				return err
+			case err != nil:
+			case s.as == aDataKey:
+				k.data[row.id] = o.data
+				k.clear[row.id] = o.wrap == n8ncrypt.WrapPlaintext
+			case o.legacy.Equal(k.keys.Instance):
+				k.legacySame = true
+			default:
+				k.keys.Legacy = append(k.keys.Legacy, o.legacy)
+				k.legacyIDs = append(k.legacyIDs, row.id)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Fingerprint is the instance key's; the first call takes half a second.
-func (k *Keyset) Fingerprint() n8ncrypt.Fingerprint { return k.keys.Instance.Fingerprint() }
+func (k *Keyset) Fingerprint() n8ncrypt.Fingerprint { return k.fingerprint() }
 
 // KeyIDs are the ids of the data keys that opened, sorted.
-func (k *Keyset) KeyIDs() []string { panic("not written yet") }
+func (k *Keyset) KeyIDs() []string {
+	ids := make([]string, 0, len(k.data))
+	for id := range k.data {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// LegacyIDs are the legacy rows that hold another instance key than the one given.
+func (k *Keyset) LegacyIDs() []string { return slices.Clone(k.legacyIDs) }
+
+// Names of keys in Secret.KeyRef beside ids.
+const (
+	KeyInstance = "instance"
+	KeyUnknown  = "unknown"
+)
+
+// judge opens a value as its place demands and fills in everything of the secret
+// but place, row and digest. The plaintext is the caller's to wipe.
+func (k *Keyset) judge(r audit.Receipt, p *Place, row placeRow) (s Secret, plaintext []byte, err error) {
+	if p.Encoding == Clear || p.Encoding == Pinned && !row.hasAlgorithm {
+		return Secret{Plain: true, Format: n8ncrypt.None.String()}, nil, nil
+	}
+	if p.Encoding == Wrap && k.storedInClear(p, row.value) {
+		return Secret{Plain: true, Format: n8ncrypt.Detect(row.value).String()}, nil, nil
+	}
+	o, err := k.open(r, sealed{as: aValue, stored: row.value, shape: p.Shape})
+	if errors.Is(err, errNoReceipt) {
+		return s, nil, err
+	}
+	s.Format = o.ref.Format.String()
+	s.KeyRef = KeyUnknown
+	if o.ref.Format != n8ncrypt.None && !p.takes(o.ref.Format) {
+		clear(o.plaintext)
+		s.Problem = Malformed
+		return s, nil, nil
+	}
+	if o.ref.Kind == n8ncrypt.KeyData {
+		s.KeyRef = o.ref.ID
+	}
+	if s.Problem = problemOf(err); s.Problem != "" {
+		return s, nil, nil
+	}
+	s.Opens = true
+	switch o.ref.Kind {
+	case n8ncrypt.KeyInstance:
+		s.KeyRef = KeyInstance
+		s.Misread = p.Encoding == V2 && k.legacyOnly && !k.legacySame
+	case n8ncrypt.KeyLegacy:
+		s.KeyRef = k.legacyIDs[o.ref.Index]
+		if p.Encoding != V2 { // wraps are read with the instance key only
+			s.Misread = true
+		}
+	case n8ncrypt.KeyData:
+		s.Unproved = k.clear[o.ref.ID]
+	}
+	if o.ref.Encoding == n8ncrypt.UTF8 { // written by n8n <= 1.15
+		s.Misread = true
+	}
+	return s, o.plaintext, nil
+}
+
+// storedInClear: a data key as n8n 2.18 stored it, or the instance key verbatim.
+func (k *Keyset) storedInClear(p *Place, stored string) bool {
+	switch {
+	case p.Key != dataEncryption:
+		return false
+	case p.Algorithm == string(n8ncrypt.AlgorithmCBC):
+		return stored == k.keys.Instance.Reveal()
+	}
+	return n8ncrypt.Detect(stored) == n8ncrypt.RawHex
+}

@@ -1,0 +1,81 @@
+package n8ndb
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"github.com/n8keep/n8keep/n8ncrypt"
+)
+
+// unfinished is the SQL condition, on execution_entity AS e, for executions that
+// n8n may still go on with. Versions without a status leave only the time of the end.
+func (v *view) unfinished() string {
+	t := v.db.table("execution_entity")
+	if t.Column("status") == nil {
+		return `(e."stoppedAt" IS NULL OR e."waitTill" IS NOT NULL)`
+	}
+	return `(e."status" IN ('new', 'running', 'waiting') OR e."waitTill" IS NOT NULL)`
+}
+
+// executions reads the data of executions in scope once: for the places in flatted
+// JSON, and for the sweep.
+func (c *counter) executions(ctx context.Context, v *view, places []Place) error {
+	t := v.db.table("execution_data")
+	data := t.Column("data")
+	if data == nil || c.cfg.Executions == NoExecutions {
+		return nil
+	}
+	q := query{table: t, exprs: []string{v.text(data)}}
+	if entity := v.db.table("execution_entity"); entity != nil && c.cfg.Executions != AllExecutions {
+		q.join = `JOIN ` + v.db.from(entity) + ` AS e ON e."id" = t."executionId"`
+		q.where = v.unfinished()
+	}
+	var others []*Column
+	if c.sweeper.active() {
+		for i := range t.Columns {
+			if o := &t.Columns[i]; o.Kind == Text && o.Name != data.Name && !slices.Contains(t.PrimaryKey, o.Name) {
+				others, q.exprs = append(others, o), append(q.exprs, v.text(o))
+			}
+		}
+	}
+	var n int64
+	return v.each(ctx, q, func(row string, cols []any) error {
+		if n++; n%100 == 0 {
+			c.progress(t.Name, n)
+		}
+		b := bytesOf(cols[0])
+		known, err := c.flatted(b, row, places)
+		if err != nil || !c.sweeper.active() {
+			return err
+		}
+		if err := c.sweeper.value(t.Name, data.Name, row, b, known, false); err != nil {
+			return err
+		}
+		for i, o := range others {
+			if err := c.sweeper.value(t.Name, o.Name, row, bytesOf(cols[i+1]), nil, false); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// flatted counts the values in one execution's data and returns their ciphertexts.
+func (c *counter) flatted(data []byte, row string, places []Place) (known []string, err error) {
+	for _, f := range scanFlatted(data) {
+		i := slices.IndexFunc(places, func(p Place) bool { return p.Path == f.member })
+		if i < 0 {
+			continue
+		}
+		value := f.text(data)
+		if _, contextual := flattedMember([]byte(f.member)); !contextual && n8ncrypt.Detect(value) == n8ncrypt.None {
+			continue // a user's own member of that name
+		}
+		known = append(known, value)
+		if err := c.count(&places[i], placeRow{id: row + "#" + strconv.Itoa(f.element), value: value}); err != nil {
+			return nil, err
+		}
+	}
+	return known, nil
+}

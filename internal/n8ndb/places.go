@@ -1,0 +1,118 @@
+package n8ndb
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/n8keep/n8keep/n8ncrypt"
+)
+
+const (
+	settingsTable  = "settings"
+	keysTable      = "deployment_key"
+	dataEncryption = "data_encryption"
+)
+
+// takes reports whether n8n ever wrote the format to the place and reads it there.
+func (p *Place) takes(f n8ncrypt.Format) bool {
+	switch f {
+	case n8ncrypt.CBC:
+		return true
+	case n8ncrypt.Prefixed:
+		return p.Encoding == V2
+	case n8ncrypt.GCM:
+		return p.Encoding != V2
+	}
+	return false
+}
+
+// selects reports whether a row belongs to the place: key is settings.key or
+// deployment_key.type.
+func (p *Place) selects(key, algorithm string) bool {
+	return (p.Key == "" || p.Key == key) && (p.Algorithm == "" || p.Algorithm == algorithm)
+}
+
+// placeRow is one value of a place.
+type placeRow struct {
+	id           string
+	value        string
+	hasAlgorithm bool // of deployment_key: the column is not NULL
+	problem      Problem
+}
+
+// place calls fn for every value of a place in a column of its own, in primary key
+// order. Flatted places are read by executions. A table or column that this
+// database does not have has no values.
+func (v *view) place(ctx context.Context, p Place, fn func(placeRow) error) error {
+	t := v.db.table(p.Table)
+	c := t.Column(p.Column)
+	if c == nil {
+		return nil
+	}
+	column := "t." + quote(c.Name)
+	q := query{table: t, exprs: []string{v.text(c)}, where: column + " IS NOT NULL"}
+	switch p.Table {
+	case settingsTable:
+		q.where += ` AND t."key" = ` + v.db.arg(1)
+		q.args = []any{p.Key}
+	case keysTable:
+		if t.Column("algorithm") == nil || t.Column("type") == nil {
+			return nil
+		}
+		q.exprs = append(q.exprs, `t."algorithm"`)
+		q.where += ` AND t."type" = ` + v.db.arg(1)
+		q.args = []any{p.Key}
+		if p.Algorithm != "" {
+			q.where += ` AND t."algorithm" = ` + v.db.arg(2)
+			q.args = append(q.args, p.Algorithm)
+		}
+	}
+	return v.each(ctx, q, func(id string, cols []any) error {
+		row := placeRow{id: id, value: textOf(cols[0]), hasAlgorithm: len(cols) > 1 && cols[1] != nil}
+		for _, r := range p.values(row) {
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// values takes a column apart. Empty values are none.
+func (p *Place) values(row placeRow) []placeRow {
+	switch p.Container {
+	case List:
+		var list []placeRow
+		for i, v := range strings.Split(row.value, ",") {
+			if v != "" {
+				list = append(list, placeRow{id: row.id + "#" + strconv.Itoa(i), value: v})
+			}
+		}
+		return list
+	case JSON:
+		if row.value == "" {
+			return nil
+		}
+		var members map[string]json.RawMessage
+		if json.Unmarshal([]byte(row.value), &members) != nil {
+			row.problem = Malformed
+			return []placeRow{row}
+		}
+		raw, ok := members[p.Path]
+		if !ok || string(raw) == "null" {
+			return nil
+		}
+		var value string
+		if json.Unmarshal(raw, &value) != nil {
+			row.problem = NotCiphertext
+			return []placeRow{row}
+		}
+		row.value = value
+	}
+	if row.value == "" {
+		return nil
+	}
+	return []placeRow{row}
+}

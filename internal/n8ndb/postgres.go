@@ -1,0 +1,135 @@
+package n8ndb
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// PostgresConfig names a database on a server.
+type PostgresConfig struct {
+	DSN         string // URL or key=value; its password is in no error
+	Schema      string // DB_POSTGRESDB_SCHEMA; "" is public
+	TablePrefix string // DB_TABLE_PREFIX
+}
+
+// OpenPostgres connects for reading. Its sessions are named n8keep, cannot write,
+// and give up after ten seconds behind somebody else's lock.
+func OpenPostgres(ctx context.Context, cfg PostgresConfig) (*DB, error) {
+	c, err := pgx.ParseConfig(cfg.DSN)
+	if err != nil {
+		// The parser's text quotes the string it was given.
+		return nil, problem.New(problem.Usage, "the PostgreSQL address cannot be read").
+			WithHint("write it as postgres://USER@HOST:5432/DATABASE, with the password in PGPASSWORD or ~/.pgpass")
+	}
+	for name, value := range map[string]string{
+		"application_name":                    "n8keep",
+		"default_transaction_read_only":       "on",
+		"lock_timeout":                        "10s",
+		"statement_timeout":                   "0",
+		"idle_in_transaction_session_timeout": "0",
+	} {
+		c.RuntimeParams[name] = value
+	}
+	db := &DB{engine: Postgres, schema: cfg.Schema, prefix: cfg.TablePrefix, pool: stdlib.OpenDB(*c)}
+	if db.schema == "" {
+		db.schema = "public"
+	}
+	db.pool.SetMaxOpenConns(4)
+	db.pool.SetMaxIdleConns(1)
+	where := c.Database + " on " + c.Host
+	if err := db.pool.PingContext(ctx); err != nil {
+		return nil, errors.Join(explainConnect(where, c.User, err), db.Close())
+	}
+	if err := db.inspect(ctx, where); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+func explainConnect(where, user string, err error) error {
+	var pg *pgconn.PgError
+	var network net.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case !errors.As(err, &pg):
+		msg := "the server did not answer"
+		if errors.As(err, &network) {
+			msg = network.Error()
+		}
+		return &problem.Error{Kind: problem.Unreachable, Msg: "cannot connect to " + where + ": " + msg, Err: err,
+			Hint: "check host, port and that the server accepts connections from here"}
+	case pg.Code == "28P01", pg.Code == "28000":
+		return &problem.Error{Kind: problem.Unreachable, Msg: where + " refuses the login of " + user, Err: err,
+			Hint: "check user and password"}
+	case pg.Code == "3D000":
+		return &problem.Error{Kind: problem.NotFound, Msg: "there is no database " + where, Err: err,
+			Hint: "check the database name, DB_POSTGRESDB_DATABASE in n8n"}
+	}
+	return &problem.Error{Kind: problem.Unreachable, Msg: where + " refuses: " + pg.Message, Err: err}
+}
+
+// explainPostgres says in words what PostgreSQL refused while reading.
+func explainPostgres(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	switch {
+	case pg.Code == "42501":
+		return problem.Wrap(problem.Unreachable, err, "reading the database").
+			WithHint("grant this user SELECT on all tables of the schema")
+	case pg.Code == "55P03":
+		return problem.Wrap(problem.Busy, err, "another session holds a table locked").
+			WithHint("try again when n8n's upgrade or the other maintenance is done")
+	case strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"):
+		return problem.Wrap(problem.Unreachable, err, "the server ended the connection")
+	}
+	return err
+}
+
+func postgresTables(ctx context.Context, q querier, schema string) ([]Table, error) {
+	rows, err := q.QueryContext(ctx, `SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text, t.typname::text,
+			coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0), has_table_privilege(c.oid, 'SELECT')
+		FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+		JOIN pg_type t ON t.oid = a.atttypid
+		LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+		WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+		ORDER BY c.relname COLLATE "C", a.attnum`, schema)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var tables tableList
+	for rows.Next() {
+		var table, column, declared, category, name string
+		var pk int
+		var readable bool
+		if err := rows.Scan(&table, &column, &declared, &category, &name, &pk, &readable); err != nil {
+			return nil, err
+		}
+		tables.add(table, Column{Name: column, Type: declared, Kind: postgresKind(category, name)}, pk)
+		tables.last().unreadable = !readable
+	}
+	return tables.list(), rows.Err()
+}
+
+func postgresKind(category, name string) Kind {
+	switch {
+	case name == "bytea":
+		return Blob
+	case name == "uuid", strings.Contains("BDINT", category): // boolean, date, address, number, interval
+		return Other
+	}
+	return Text
+}

@@ -1,0 +1,218 @@
+package n8ndb
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"unsafe"
+)
+
+// view is one consistent look at the database: a read-only transaction, or, where
+// a transaction would hold up n8n's writes, single short reads.
+type view struct {
+	db *DB
+	q  querier
+}
+
+func (db *DB) view(ctx context.Context, do func(*view) error) error {
+	if db.yield {
+		return do(&view{db: db, q: db.pool})
+	}
+	opts := &sql.TxOptions{}
+	if db.engine == Postgres {
+		opts = &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+	}
+	tx, err := db.pool.BeginTx(ctx, opts)
+	if err != nil {
+		return fmt.Errorf("beginning to read: %w", db.explain(err))
+	}
+	defer tx.Rollback()
+	return do(&view{db: db, q: tx})
+}
+
+func (db *DB) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if db.engine == Postgres {
+		return explainPostgres(err)
+	}
+	return explainSQLite("database", err)
+}
+
+// A page is what a yielding view reads before it lets writers pass.
+const (
+	pageRows  = 512
+	pageBytes = 4 << 20
+)
+
+// query is a SELECT of the primary key and more columns of one table, in order of
+// the primary key.
+type query struct {
+	table *Table
+	exprs []string // SQL, after the key columns
+	join  string   // after FROM table AS t
+	where string   // with placeholders for args
+	args  []any
+}
+
+// key returns the SQL of the key columns: as row id, and as order.
+func (v *view) key(t *Table) (ids, order []string) {
+	if len(t.PrimaryKey) == 0 {
+		if v.db.engine == SQLite {
+			return []string{`t.rowid`}, []string{`t.rowid`}
+		}
+		return nil, nil
+	}
+	for _, name := range t.PrimaryKey {
+		c := "t." + quote(name)
+		if v.db.engine == SQLite {
+			ids, order = append(ids, c), append(order, c)
+			continue
+		}
+		ids = append(ids, c+"::text")
+		if t.Column(name).Kind == Text {
+			c += ` COLLATE "C"` // the same order on every server
+		}
+		order = append(order, c)
+	}
+	return ids, order
+}
+
+// text is the SQL that reads a column as text.
+func (v *view) text(c *Column) string {
+	s := "t." + quote(c.Name)
+	if v.db.engine == Postgres {
+		s += "::text"
+	}
+	return s
+}
+
+// each calls fn for every row, with its row id and the further columns, which fn
+// must not keep. A column is nil, string, []byte, int64, float64, bool or time.
+func (v *view) each(ctx context.Context, q query, fn func(row string, cols []any) error) error {
+	ids, order := v.key(q.table)
+	sel := "SELECT " + strings.Join(append(append([]string{}, ids...), q.exprs...), ", ") + " FROM " + v.db.from(q.table) + " AS t " + q.join
+	tail := ""
+	if len(order) > 0 {
+		tail = " ORDER BY " + strings.Join(order, ", ")
+	}
+	where := q.where
+	if where == "" {
+		where = "TRUE"
+	}
+	width := len(ids) + len(q.exprs)
+	if !v.db.yield {
+		_, err := v.rows(ctx, sel+" WHERE "+where+tail, q.args, width, 0, func(cols []any) error {
+			return fn(rowID(cols[:len(ids)]), cols[len(ids):])
+		})
+		return err
+	}
+	tail += fmt.Sprintf(" LIMIT %d", pageRows)
+	after, args := "", q.args
+	for {
+		var page [][]any
+		full, err := v.rows(ctx, sel+" WHERE ("+where+")"+after+tail, args, width, pageBytes, func(cols []any) error {
+			page = append(page, append([]any{}, cols...))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, cols := range page {
+			if err := fn(rowID(cols[:len(ids)]), cols[len(ids):]); err != nil {
+				return err
+			}
+		}
+		if len(page) < pageRows && !full {
+			return nil
+		}
+		last := page[len(page)-1][:len(ids)]
+		holders := make([]string, len(ids))
+		for i := range holders {
+			holders[i] = v.db.arg(len(q.args) + i + 1)
+		}
+		after = " AND (" + strings.Join(order, ", ") + ") > (" + strings.Join(holders, ", ") + ")"
+		args = append(append([]any{}, q.args...), last...)
+	}
+}
+
+// rows runs a statement and stops, with full set, when budget bytes were read.
+func (v *view) rows(ctx context.Context, stmt string, args []any, width, budget int, fn func([]any) error) (full bool, err error) {
+	rows, err := v.q.QueryContext(ctx, stmt, args...)
+	if err != nil {
+		return false, v.db.explain(err)
+	}
+	defer rows.Close()
+	cols, dest := make([]any, width), make([]any, width)
+	for i := range dest {
+		dest[i] = &cols[i]
+	}
+	size := 0
+	for rows.Next() {
+		if err := rows.Scan(dest...); err != nil {
+			return false, v.db.explain(err)
+		}
+		if err := fn(cols); err != nil {
+			return false, err
+		}
+		if budget > 0 {
+			for _, c := range cols {
+				size += len(bytesOf(c))
+			}
+			if size >= budget {
+				return true, nil
+			}
+		}
+	}
+	return false, v.db.explain(rows.Err())
+}
+
+func (v *view) count(ctx context.Context, t *Table) (int64, error) {
+	var n int64
+	_, err := v.rows(ctx, "SELECT count(*) FROM "+v.db.from(t), nil, 1, 0, func(cols []any) error {
+		n, _ = cols[0].(int64)
+		return nil
+	})
+	return n, err
+}
+
+// rowID joins the columns of a primary key.
+func rowID(key []any) string {
+	switch len(key) {
+	case 0:
+		return ""
+	case 1:
+		return textOf(key[0])
+	}
+	parts := make([]string, len(key))
+	for i, k := range key {
+		parts[i] = textOf(k)
+	}
+	return strings.Join(parts, "/")
+}
+
+func textOf(c any) string {
+	switch c := c.(type) {
+	case nil:
+		return ""
+	case string:
+		return c
+	case []byte:
+		return string(c)
+	}
+	return fmt.Sprint(c)
+}
+
+// bytesOf is a column's text without copying it; nil for numbers and NULL. It must
+// not be written to.
+func bytesOf(c any) []byte {
+	switch c := c.(type) {
+	case string:
+		return unsafe.Slice(unsafe.StringData(c), len(c))
+	case []byte:
+		return c
+	}
+	return nil
+}
