@@ -1,0 +1,106 @@
+package layers
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+func manual(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/operators.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestExitCodesStandInTheManual compares the manual's table with package problem.
+func TestExitCodesStandInTheManual(t *testing.T) {
+	_, section, ok := strings.Cut(manual(t), "\n## Exit codes\n")
+	if !ok {
+		t.Fatal("docs/operators.md has no section \"Exit codes\"")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	var got []string
+	for _, m := range regexp.MustCompile("(?m)^\\| ([0-9]+) \\| (?:`([a-z_]+)`)? ?\\|").FindAllStringSubmatch(section, -1) {
+		got = append(got, m[1]+" "+m[2])
+	}
+	want := []string{"0 "}
+	for _, k := range problem.Kinds() {
+		want = append(want, fmt.Sprintf("%d %s", k.Exit(), k))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the table says %q, package problem %q", got, want)
+	}
+}
+
+// TestJSONFieldsStandInTheManual: the documents of package api are the promise
+// that scripts rely on, and each field of them is written down.
+func TestJSONFieldsStandInTheManual(t *testing.T) {
+	_, section, ok := strings.Cut(manual(t), "\n## JSON output\n")
+	if !ok {
+		t.Fatal("docs/operators.md has no section \"JSON output\"")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	src, err := os.ReadFile("../api/api.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := regexp.MustCompile("`json:\"([a-z0-9_]+)").FindAllStringSubmatch(string(src), -1)
+	if len(fields) < 50 {
+		t.Fatalf("only %d fields", len(fields))
+	}
+	for _, f := range fields {
+		if !strings.Contains(section, "`"+f[1]+"`") && !strings.Contains(section, `"`+f[1]+`"`) {
+			t.Errorf("the section does not have the field %q", f[1])
+		}
+	}
+}
+
+// TestLinksInsideTheDocumentsLead: every link to a heading or a file of ours does.
+func TestLinksInsideTheDocumentsLead(t *testing.T) {
+	links := 0
+	for _, name := range []string{"README.md", "ARCHITECTURE.md", "HACKING.md", "CHANGELOG.md", "docs/operators.md"} {
+		b, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := "../../" + strings.TrimSuffix(name, name[strings.LastIndexByte(name, '/')+1:])
+		for _, m := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(string(b), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			links++
+			file, heading, _ := strings.Cut(m[1], "#")
+			text := b
+			if file != "" {
+				if text, err = os.ReadFile(dir + file); err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+			}
+			if heading != "" && !slices.Contains(headings(string(text)), heading) {
+				t.Errorf("%s: no heading for %s", name, m[1])
+			}
+		}
+	}
+	if links < 10 {
+		t.Errorf("only %d links", links)
+	}
+}
+
+// headings are the names that links use, as GitHub and GitLab make them.
+func headings(text string) []string {
+	drop := regexp.MustCompile(`[^a-z0-9 _-]`)
+	var all []string
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
+		all = append(all, strings.ReplaceAll(drop.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+	}
+	return all
+}
