@@ -64,6 +64,9 @@ type CensusConfig struct {
 	// primary key; the places of one flatted column are visited together. An error
 	// ends the census. Optional.
 	Visit func(Secret) error
+	// SkipPlaces leaves the catalogue out: only Sweep and Needle, for a second
+	// look beside a census that was made already. Census.Places stays empty.
+	SkipPlaces bool
 	// Sweep looks for ciphertext in all text outside the catalogue.
 	Sweep bool
 	// Needle is looked for in every column value. Optional.

@@ -110,6 +110,30 @@ func (n *Needle) Find(b []byte) bool {
 	return false
 }
 
+// Ranges returns where the key stands in b, as pairs of begin and end in order,
+// without overlaps; none for a weak key, which is found only as a whole value.
+func (n *Needle) Ranges(b []byte) [][2]int {
+	if n.weak {
+		return nil
+	}
+	var out [][2]int
+	for i := 0; i+n.shortest <= len(b); {
+		end := 0
+		for _, p := range n.patterns {
+			if bytes.HasPrefix(b[i:], p) {
+				end = max(end, i+len(p))
+			}
+		}
+		if end == 0 {
+			i++
+			continue
+		}
+		out = append(out, [2]int{i, end})
+		i = end
+	}
+	return out
+}
+
 func (n *Needle) whole(b []byte) bool {
 	if len(b) > n.longest+64 {
 		return false

@@ -59,6 +59,9 @@ func (c *counter) run(ctx context.Context, v *view) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if c.cfg.SkipPlaces && group[0].Container != Flatted {
+			continue // flatted columns are swept where they are read
+		}
 		if err := c.group(ctx, v, group); err != nil {
 			return err
 		}
@@ -90,6 +93,9 @@ func (c *counter) group(ctx context.Context, v *view, group []Place) error {
 		return nil // older or newer than this database
 	}
 	for _, p := range group {
+		if c.cfg.SkipPlaces {
+			break
+		}
 		c.places[p.ID] = &PlaceCount{ID: p.ID, ByKey: map[string]int64{}}
 	}
 	switch p.Container {
@@ -113,6 +119,9 @@ func (c *counter) group(ctx context.Context, v *view, group []Place) error {
 
 // count opens one value, adds it up and tells the visitor.
 func (c *counter) count(p *Place, row placeRow) error {
+	if c.cfg.SkipPlaces {
+		return nil
+	}
 	var s Secret
 	var plaintext []byte
 	if row.problem != "" {

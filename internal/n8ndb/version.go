@@ -31,7 +31,11 @@ func (v Version) Before(major, minor int) bool {
 	return a < major || a == major && b < minor
 }
 
-// The newest migration of the newest n8n that was looked into, 2.41.1.
+// NewestKnown is the newest n8n that was looked into. Databases of newer ones are
+// served, with a warning.
+const NewestKnown = "2.41.1"
+
+// Its newest migration.
 const (
 	newestMigration = "AddExecutionScopesToCustomRoles1789995003141"
 	newestTimestamp = 1789995003141
