@@ -1,0 +1,103 @@
+// Package backup takes, lists and verifies backups of one n8n instance.
+//
+// A backup is a private copy of the database, taken in one step while n8n
+// writes, and everything that is said about it is proved on that copy: its
+// integrity, and that every secret in it opens with the instance key. The
+// archive is streamed to the target as it is made, encrypted to the recipients;
+// the signed sidecar is written last and is what makes the archive exist.
+//
+// The package refuses to call a backup good that it has not proved. A backup
+// with a secret that does not open, a database that fails its integrity check,
+// or the instance key inside is kept, because something is better than nothing
+// at 3 a.m., but it is marked degraded and the caller gets the list.
+//
+// Trust: whoever holds the target can delete or replace what is there, but not
+// forge a sidecar; a signature proves which host wrote an archive, not that the
+// host was honest. The copy in the work folder holds what the database holds:
+// 0600 in a 0700 folder, removed on every exit, and by the next run after a kill.
+// Archives of every earlier format version stay readable.
+package backup
+
+import (
+	"crypto/ed25519"
+	"log/slog"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/n8keep/n8keep/archive"
+	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/n8ncrypt"
+)
+
+// Config says what one backup run works on. Fields without a remark are required.
+type Config struct {
+	Instance    string // name; becomes part of the archive's id
+	N8NDir      string // the .n8n folder; "" leaves its files out
+	Database    string // path of the SQLite database
+	TablePrefix string // DB_TABLE_PREFIX; may be empty
+	Key         n8ncrypt.InstanceKey
+	Recipients  []age.Recipient // at least one, all of one kind
+	Store       blob.Store
+	SigningKey  ed25519.PrivateKey
+	Receipt     audit.Receipt // proof that the command is in the audit log
+
+	History         n8ndb.History    // which finished executions to keep; zero: all
+	DropWaiting     bool             // leave out executions that are not finished, too
+	Binary          bool             // include binary data of the .n8n folder
+	DeploymentFiles []string         // compose files, env files, manifests
+	KeepSecrets     bool             // keep secret values of deployment files; never the instance key
+	Unproved        bool             // go on when the key opens no secret at all
+	WorkDir         string           // where the private copy is made
+	LockDir         string           // one lock file per instance
+	Tool            string           // name and version of the writing program, for the manifest
+	Now             func() time.Time // nil: time.Now
+	Logger          *slog.Logger     // nil: slog.Default
+	Progress        Progress         // nil: none
+}
+
+// Progress is told how far a phase is; total is 0 when it is not known. It is
+// called from several goroutines.
+type Progress func(phase string, done, total int64)
+
+func (p Progress) of(phase string) func(done, total int64) {
+	if p == nil {
+		return func(int64, int64) {}
+	}
+	return func(done, total int64) { p(phase, done, total) }
+}
+
+// Result is what a backup run made.
+type Result struct {
+	Sidecar  archive.Sidecar
+	Target   string // where it is, for people
+	Findings []archive.Finding
+	Failures []n8ndb.Secret // secrets that do not open, the first 100
+	Warnings []string       // things to know that leave the backup good
+	Elapsed  time.Duration
+}
+
+// Codes of findings in a manifest. A finding of the first group makes the
+// archive degraded.
+const (
+	FindingSecret      = "secret_does_not_open"
+	FindingUnproved    = "key_opens_nothing"
+	FindingIntegrity   = "database_integrity"
+	FindingKeyInside   = "instance_key_in_database"
+	FindingForeignKeys = "foreign_keys"        // says so, stays good
+	FindingUnlisted    = "unlisted_place"      // says so, stays good
+	FindingFileKey     = "file_holds_key"      // the file was left out, stays good
+	FindingFileSkipped = "file_not_in_archive" // symbolic link, socket, unreadable
+	FindingWorkflowKey = "workflow_holds_key"  // its JSON file was left out
+)
+
+// Degrades reports whether a finding of that code makes an archive degraded.
+func Degrades(code string) bool {
+	switch code {
+	case FindingSecret, FindingUnproved, FindingIntegrity, FindingKeyInside:
+		return true
+	}
+	return false
+}

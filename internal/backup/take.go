@@ -1,0 +1,321 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/n8keep/n8keep/archive"
+	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/failpoint"
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// Names inside an archive; docs/format.md is the reference.
+const (
+	DatabaseEntry    = "database/database.sqlite"
+	workflowFolder   = "workflows/"
+	FileFolder       = "files/"
+	deploymentFolder = "deployment/"
+)
+
+// Create takes one backup. It returns a Result with the archive's sidecar; a
+// degraded archive is a Result, not an error. After an error nothing is visible
+// in the target, save possibly an archive without its sidecar when the target
+// failed between the two.
+func Create(ctx context.Context, cfg Config) (*Result, error) {
+	start := time.Now()
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if err := archive.CheckInstanceName(cfg.Instance); err != nil {
+		return nil, problem.Wrap(problem.Usage, err, "instance %q", cfg.Instance).WithHint("choose a name with --instance")
+	}
+	kind, err := archive.RecipientKind(cfg.Recipients)
+	if err != nil {
+		return nil, problem.Wrap(problem.Usage, err, "recipients").
+			WithHint("give at least one --recipient age1..., all X25519 or all hybrid post-quantum")
+	}
+	lock, err := lockInstance(cfg.LockDir, cfg.Instance)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	work, err := OpenWork(cfg.WorkDir, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	defer work.Close()
+
+	// The fingerprint costs half a second on purpose; the snapshot hides it.
+	fingerprint := make(chan string, 1)
+	go func() { fingerprint <- string(cfg.Key.Fingerprint()) }()
+
+	t := &take{Config: cfg, work: work, kind: kind, copy: filepath.Join(work.Dir, "database.sqlite")}
+	if err := t.snapshot(ctx); err != nil {
+		return nil, err
+	}
+	t.fingerprint = <-fingerprint
+	db, err := n8ndb.OpenSQLite(ctx, n8ndb.SQLiteConfig{Path: t.copy, TablePrefix: cfg.TablePrefix, Immutable: true})
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	t.db = db
+	sidecar, err := t.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Sidecar: sidecar, Target: cfg.Store.Properties().Location, Findings: t.findings,
+		Failures: t.census.Failures, Warnings: t.warnings, Elapsed: time.Since(start)}, nil
+}
+
+// take is one run of Create after its checks.
+type take struct {
+	Config
+	work        *Work
+	kind        string // of the recipients
+	copy        string // the private copy of the database
+	db          *n8ndb.DB
+	fingerprint string
+	keys        *n8ndb.Keyset
+	digester    *archive.Digester
+	needle      *n8ndb.Needle
+
+	mu       sync.Mutex
+	findings []archive.Finding
+	warnings []string
+
+	census    *n8ndb.Census
+	workflows int64
+}
+
+func (t *take) find(code, place, format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.findings = append(t.findings, archive.Finding{Code: code, Place: place, Detail: fmt.Sprintf(format, args...)})
+}
+
+func (t *take) warn(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.warnings = append(t.warnings, fmt.Sprintf(format, args...))
+}
+
+func (t *take) snapshot(ctx context.Context) error {
+	size, err := fileSize(t.Database)
+	if err != nil {
+		return problem.Wrap(problem.Unexpected, err, "looking at the database")
+	}
+	wal, err := fileSize(t.Database + "-wal")
+	if err != nil {
+		return problem.Wrap(problem.Unexpected, err, "looking at the database")
+	}
+	if t.History.All() {
+		if err := t.work.Need(size + wal + 16<<20); err != nil {
+			return err
+		}
+	}
+	report, err := n8ndb.Snapshot(ctx, n8ndb.SnapshotConfig{Source: t.Database, Dest: t.copy, TablePrefix: t.TablePrefix,
+		History: t.History, DropWaiting: t.DropWaiting, Now: t.Now, Progress: t.Progress.of("copying the database")})
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("backup.snapshot")
+	if report.BlockedWriter {
+		t.warn("the database uses a rollback journal (n8n 1.x): n8n could not save while it was copied, for %s", report.Duration.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// run proves the copy and streams the archive at the same time; the sidecar is
+// written when both agree.
+func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
+	id := archive.NewID(t.Now(), t.Instance)
+	salt := archive.NewSalt()
+	version, err := t.db.Version(ctx)
+	if err != nil {
+		return archive.Sidecar{}, err
+	}
+	if version.Warning != "" {
+		t.warn("%s", version.Warning)
+	}
+	if t.keys, err = t.db.Keyset(ctx, t.Receipt, t.Key); err != nil {
+		return archive.Sidecar{}, err
+	}
+	if t.digester, err = archive.NewDigester([]byte(t.Key.Reveal()), salt); err != nil {
+		return archive.Sidecar{}, problem.Wrap(problem.Unexpected, err, "preparing digests")
+	}
+	t.needle = n8ndb.NewNeedle(t.Key)
+	if t.needle.Weak() {
+		t.warn("the instance key has fewer than 16 characters: it is weak, and looked for only as a whole value")
+	}
+
+	header := archive.Header{Format: archive.FormatVersion, ID: id, Instance: t.Instance, Created: id.Time(),
+		KeyFingerprint: t.fingerprint, Tool: t.Tool}
+	manifest := archive.Manifest{Format: archive.FormatVersion, ID: id, Instance: t.Instance, Created: id.Time(), Tool: t.Tool,
+		Engine: string(t.db.Engine()), N8NVersion: version.N8N, LastMigration: version.LastMigration, TablePrefix: t.TablePrefix,
+		KeyFingerprint: t.fingerprint, DigestSalt: salt, History: t.History.String()}
+
+	up := startUpload(ctx, t.Store, id.ArchiveName())
+	defer up.abort()
+	w, err := archive.NewWriter(up, archive.WriterConfig{Header: header, Recipients: t.Recipients, SpoolDir: t.work.Dir})
+	if err != nil {
+		return archive.Sidecar{}, up.explain(problem.Wrap(problem.Unexpected, err, "starting the archive"))
+	}
+	defer w.Abort()
+
+	// First the catalogue: with the wrong key nothing else is worth doing.
+	if err := t.prove(ctx, w); err != nil {
+		return archive.Sidecar{}, err
+	}
+	if err := t.together(ctx,
+		func(ctx context.Context) error { return t.integrity(ctx) },
+		func(ctx context.Context) error { return t.sweep(ctx) },
+		func(ctx context.Context) error { return t.write(ctx, w) },
+	); err != nil {
+		return archive.Sidecar{}, up.explain(err)
+	}
+
+	counts, err := t.db.RowCounts(ctx)
+	if err != nil {
+		return archive.Sidecar{}, err
+	}
+	for _, c := range counts {
+		manifest.Tables = append(manifest.Tables, archive.TableCount{Table: c.Table, Rows: c.Rows})
+	}
+	for _, p := range t.census.Places {
+		manifest.Census = append(manifest.Census, archive.PlaceCount{Place: string(p.ID), Values: p.Values, Opened: p.Opened,
+			Failed: p.Failed, Plaintext: p.Plain, ByKey: p.ByKey})
+	}
+	manifest.State, manifest.Findings, manifest.Unproved = t.state(), t.findings, t.unproved()
+	failpoint.Hit("backup.manifest")
+	sum, err := w.Close(manifest)
+	if err != nil {
+		return archive.Sidecar{}, up.explain(problem.Wrap(problem.Unexpected, err, "finishing the archive"))
+	}
+	if err := up.finish(); err != nil {
+		return archive.Sidecar{}, err
+	}
+	failpoint.Hit("backup.archive-stored")
+
+	totals := t.totals()
+	sidecar := archive.Sidecar{Format: archive.FormatVersion, ID: id, Instance: t.Instance, Created: id.Time(), State: manifest.State,
+		Unproved: manifest.Unproved, Engine: manifest.Engine, N8NVersion: manifest.N8NVersion, LastMigration: manifest.LastMigration,
+		KeyFingerprint: t.fingerprint, RecipientKind: t.kind, History: manifest.History, Size: sum.Size, SHA256: sum.SHA256,
+		Entries: int64(sum.Entries), Secrets: totals.Values, SecretsOpened: totals.Opened, SecretsFailed: totals.Failed,
+		Workflows: t.workflows, Findings: int64(len(t.findings))}
+	return sidecar, t.commit(ctx, sidecar)
+}
+
+// commit writes the sidecar: from here on the archive exists.
+func (t *take) commit(ctx context.Context, s archive.Sidecar) error {
+	signed, err := archive.SignSidecar(s, t.SigningKey)
+	if err != nil {
+		return problem.Wrap(problem.Unexpected, err, "signing the sidecar")
+	}
+	failpoint.Hit("backup.sidecar")
+	if _, err := t.Store.Put(ctx, s.ID.SidecarName(), bytesReader(signed)); err != nil {
+		return targetProblem(err, t.Store, "writing the sidecar of %q", s.ID).
+			WithHint("the archive itself is stored but does not count without its sidecar; run the backup again")
+	}
+	failpoint.Hit("backup.committed")
+	return nil
+}
+
+// together runs the functions side by side; the first error cancels the others.
+func (t *take) together(ctx context.Context, fs ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, f := range fs {
+		wg.Go(func() {
+			if err := f(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// upload streams an archive into the store while it is written.
+type upload struct {
+	*io.PipeWriter
+	store blob.Store
+	name  string
+	done  chan error
+	over  bool
+	err   error
+}
+
+func startUpload(ctx context.Context, store blob.Store, name string) *upload {
+	r, w := io.Pipe()
+	u := &upload{PipeWriter: w, store: store, name: name, done: make(chan error, 1)}
+	go func() {
+		_, err := store.Put(ctx, name, r)
+		r.CloseWithError(err)
+		u.done <- err
+	}()
+	return u
+}
+
+var errAborted = errors.New("the backup was given up")
+
+func (u *upload) wait() error {
+	if !u.over {
+		u.over, u.err = true, <-u.done
+	}
+	return u.err
+}
+
+func (u *upload) finish() error {
+	u.Close()
+	if err := u.wait(); err != nil {
+		return targetProblem(err, u.store, "storing %q", u.name)
+	}
+	return nil
+}
+
+func (u *upload) abort() {
+	u.CloseWithError(errAborted)
+	u.wait()
+}
+
+// explain prefers the target's own error over the broken pipe it caused.
+func (u *upload) explain(err error) error {
+	u.CloseWithError(errAborted)
+	put := u.wait()
+	switch {
+	case put == nil:
+		return problem.New(problem.Unreachable, "storing %q: the target took only a part of it and reported success", u.name).
+			WithHint("do not rely on this target; what it holds under that name is incomplete and not listed as a backup")
+	case !errors.Is(put, errAborted):
+		return targetProblem(put, u.store, "storing %q", u.name)
+	}
+	return err
+}
+
+// targetProblem gives an error of a store its kind and the next step.
+func targetProblem(err error, store blob.Store, format string, args ...any) *problem.Error {
+	where := store.Properties().Location
+	switch {
+	case errors.Is(err, context.Canceled):
+		return problem.Wrap(problem.Interrupted, err, format, args...)
+	case errors.Is(err, blob.ErrNotFound):
+		return problem.Wrap(problem.NotFound, err, format, args...).WithHint("see what is there: \"n8keep backup list --target %s\"", where)
+	case errors.Is(err, os.ErrPermission):
+		return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("this user may not write to %q", where)
+	}
+	return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("check the target %q: free space, permissions, mount", where)
+}

@@ -1,0 +1,122 @@
+package backup
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/n8keep/n8keep/internal/durable"
+	"github.com/n8keep/n8keep/internal/failpoint"
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// Work is the private folder of one run: 0700, removed by Close, and, when the
+// run was killed, by the next OpenWork on the same root.
+type Work struct {
+	Dir  string
+	lock *durable.Lock
+	path string // of the lock file
+}
+
+// OpenWork makes a folder below root, after removing those whose run is dead. A
+// run is alive as long as the kernel holds its lock.
+func OpenWork(root string, logger *slog.Logger) (*Work, error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, problem.Wrap(problem.Unexpected, err, "making work folder %q", root).
+			WithHint("choose another with --work-dir")
+	}
+	sweepWork(root, logger)
+	for range 10 {
+		name := strings.ToLower(rand.Text()[:12])
+		path := filepath.Join(root, name+".lock")
+		lock, err := durable.TryLock(path)
+		if errors.Is(err, durable.ErrLocked) {
+			continue // a sweeping neighbour looked at it first and will remove it
+		}
+		if err != nil {
+			return nil, problem.Wrap(problem.Unexpected, err, "making work folder").WithHint("choose another with --work-dir")
+		}
+		w := &Work{Dir: filepath.Join(root, name), lock: lock, path: path}
+		if err := os.Mkdir(w.Dir, 0o700); err != nil {
+			w.Close()
+			return nil, problem.Wrap(problem.Unexpected, err, "making work folder").WithHint("choose another with --work-dir")
+		}
+		failpoint.Hit("work.made")
+		return w, nil
+	}
+	return nil, problem.New(problem.Busy, "no work folder to be had below %q", root)
+}
+
+// sweepWork removes what dead runs left: the folder first, its lock file last,
+// so that a folder without a lock file never exists.
+func sweepWork(root string, logger *slog.Logger) {
+	locks, _ := filepath.Glob(filepath.Join(root, "*.lock"))
+	for _, path := range locks {
+		lock, err := durable.TryLock(path)
+		if err != nil {
+			continue
+		}
+		if err := os.RemoveAll(strings.TrimSuffix(path, ".lock")); err != nil {
+			logger.Warn("leftover of a dead run not removed", "error", err)
+		} else {
+			os.Remove(path)
+		}
+		lock.Unlock()
+	}
+}
+
+// Close removes the folder and everything in it.
+func (w *Work) Close() error {
+	failpoint.Hit("work.closing")
+	err := os.RemoveAll(w.Dir)
+	if err == nil {
+		err = os.Remove(w.path)
+	}
+	return errors.Join(err, w.lock.Unlock())
+}
+
+// Need fails when the folder's file system has less than n bytes free.
+func (w *Work) Need(n int64) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(w.Dir, &st); err != nil {
+		return nil // not knowable here; a full disk is met when writing
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < n {
+		return problem.New(problem.Usage, "the work folder needs %d MiB for a private copy of the database and has %d MiB free", n>>20, free>>20).
+			WithHint("choose a larger file system with --work-dir, or leave finished executions out with --history none")
+	}
+	return nil
+}
+
+// lockInstance makes sure that one instance is worked on by one run at a time.
+func lockInstance(dir, instance string) (*durable.Lock, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, problem.Wrap(problem.Unexpected, err, "making lock folder %q", dir).WithHint("choose another with --state-dir")
+	}
+	lock, err := durable.TryLock(filepath.Join(dir, instance+".lock"))
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, problem.New(problem.Busy, "another n8keep works on instance %q", instance).
+			WithHint("wait for it to end; the lock goes with its process, there is nothing to remove")
+	}
+	if err != nil {
+		return nil, problem.Wrap(problem.Unexpected, err, "locking instance %q", instance)
+	}
+	return lock, nil
+}
+
+func fileSize(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading size of %q: %w", path, err)
+	}
+	return info.Size(), nil
+}
