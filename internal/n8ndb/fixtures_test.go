@@ -1,0 +1,23 @@
+package n8ndb_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/n8keep/n8keep/internal/n8ndbtest"
+	"github.com/n8keep/n8keep/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+
+func TestFixtures(t *testing.T) {
+	for _, name := range n8ndbtest.Names(t) {
+		t.Run(name, func(t *testing.T) { n8ndbtest.Suite(t, n8ndbtest.Load(t, name)) })
+	}
+}
+
+func TestEveryPlace(t *testing.T) {
+	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
+		t.Run(name, func(t *testing.T) { n8ndbtest.SuiteSeeded(t, n8ndbtest.Load(t, name)) })
+	}
+}
