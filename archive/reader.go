@@ -99,7 +99,7 @@ func (r *Reader) openError(err error, ids []age.Identity) error {
 		return fmt.Errorf("reading the archive: %w", srcErr)
 	case errors.As(err, &noMatch):
 		return fmt.Errorf("%w: it is encrypted to %s", ErrNoIdentity, describeStanzas(noMatch.StanzaTypes))
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+	case r.src.empty() || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return &DamagedError{Reason: "it ends inside the age header", truncated: true}
 	case strings.HasPrefix(err.Error(), "failed to read header") && strings.Contains(err.Error(), "intro"):
 		return &DamagedError{Reason: "it is not an age file"}
@@ -296,7 +296,10 @@ func (r *Reader) finish(hdr *tar.Header) error {
 // damage says in our words what a lower layer found. The layers are asked from
 // the bottom, because each passes on the trouble of the one below as its own.
 func (r *Reader) damage(err error) error {
-	d := &DamagedError{Index: len(r.entries) + 1}
+	d := &DamagedError{}
+	if r.header.Format != 0 {
+		d.Index = len(r.entries) + 1
+	}
 	if r.current != nil {
 		d.Name = r.current.Name
 	}

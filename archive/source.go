@@ -22,6 +22,7 @@ type watched struct {
 	mu      sync.Mutex
 	left    int64 // bytes that may still be read, if bounded
 	bounded bool
+	total   int64
 	eof     bool
 	err     error // first error that is not io.EOF
 }
@@ -40,6 +41,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.left -= int64(n)
+	w.total += int64(n)
 	if err == io.EOF {
 		w.eof = true
 	} else if err != nil && w.err == nil {
@@ -52,6 +54,13 @@ func (w *watched) unbind() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.bounded = false
+}
+
+// empty says that the whole of it is shorter than an age header can be.
+func (w *watched) empty() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.eof && w.total < int64(len("age-encryption.org/v1\n"))
 }
 
 func (w *watched) state() (eof bool, err error) {
