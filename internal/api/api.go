@@ -102,7 +102,8 @@ type Archive struct {
 	Engine         string    `json:"engine"`
 	History        string    `json:"history"`
 	RecipientKind  string    `json:"recipient_kind"`
-	Secrets        int64     `json:"secrets"`
+	Secrets        int64     `json:"secrets"` // with rows that n8n keeps in clear
+	SecretsOpened  int64     `json:"secrets_opened"`
 	SecretsFailed  int64     `json:"secrets_failed"`
 	Workflows      int64     `json:"workflows"`
 	Signer         string    `json:"signer"` // its fingerprint
@@ -168,20 +169,23 @@ type Verified struct {
 
 // Restore is the document of "restore", done or only planned.
 type Restore struct {
-	ID            string    `json:"id"`
-	Target        string    `json:"to"`
-	DryRun        bool      `json:"dry_run"`
-	Steps         []string  `json:"steps"`
-	Database      string    `json:"database"`
-	SafetyCopy    string    `json:"safety_copy,omitempty"`
-	ConfigWritten bool      `json:"config_written"`
-	Files         int       `json:"files"`
-	SecretsOpened int64     `json:"secrets_opened"`
-	Failures      []Secret  `json:"failures"`
-	Findings      []Finding `json:"findings"`
-	Warnings      []string  `json:"warnings"`
-	Seconds       float64   `json:"seconds"`
-	Error         *Error    `json:"error,omitempty"`
+	ID            string   `json:"id"`
+	Target        string   `json:"to"`
+	DryRun        bool     `json:"dry_run"`
+	Steps         []string `json:"steps"`
+	Database      string   `json:"database"`
+	SafetyCopy    string   `json:"safety_copy,omitempty"`   // the database that stood there before
+	SafetyFolder  string   `json:"safety_folder,omitempty"` // other files that stood there before
+	ConfigWritten bool     `json:"config_written"`
+	// SetBeforeStart is what n8n's environment needs when no config was written.
+	SetBeforeStart string    `json:"set_before_start,omitempty"`
+	Files          int64     `json:"files"`
+	SecretsOpened  int64     `json:"secrets_opened"`
+	Failures       []Secret  `json:"failures"`
+	Findings       []Finding `json:"findings"`
+	Warnings       []string  `json:"warnings"`
+	Seconds        float64   `json:"seconds"`
+	Error          *Error    `json:"error,omitempty"`
 }
 
 // Key is the document of "key generate" and "key fingerprint".
@@ -239,4 +243,11 @@ type Version struct {
 	Go      string `json:"go"`
 	Newest  string `json:"newest_known_n8n"`
 	Format  int    `json:"archive_format"`
+}
+
+// Demo is the document of "demo".
+type Demo struct {
+	Backup        string   `json:"backup"`
+	SecretsProved int64    `json:"secrets_proved"`
+	Steps         []string `json:"steps"`
 }

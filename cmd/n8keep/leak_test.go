@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"database/sql"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/n8keep/n8keep/internal/api"
+)
+
+// TestPlantedSecrets runs every command on an n8n with known secrets and then
+// looks for them, in several encodings, in everything that was printed, logged
+// or left behind, and in the command lines and environments of all processes
+// while the commands ran. The archive's clear parts are part of what is left.
+func TestPlantedSecrets(t *testing.T) {
+	l := newLab(t, buildWithFailpoints(t), "2.41.1-sqlite")
+	identity, err := os.ReadFile(l.identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	planted := map[string]string{
+		"instance key": labKey,
+		"credential":   "s3cr3t-header-value",
+		"password":     "b@sic:pass/word",
+		"token":        "lab-slack-bot-token",
+		"identity":     strings.TrimSpace(string(identity)),
+	}
+	watch := watchProcesses(planted)
+	var out bytes.Buffer
+	run := func(args ...string) {
+		t.Helper()
+		r := l.run("", args...)
+		out.WriteString(r.stdout + r.stderr)
+	}
+	wrong := filepath.Join(l.dir, "wrong")
+	write(t, wrong, "planted-wrong-key-0123456789")
+	planted["wrong key"] = "planted-wrong-key-0123456789"
+	compose := filepath.Join(l.dir, "compose.yaml")
+	write(t, compose, "services:\n  n8n:\n    environment:\n      N8N_ENCRYPTION_KEY: "+labKey+"\n      DB_PASSWORD: planted-db-password\n")
+	planted["deployment"] = "planted-db-password"
+
+	var made api.Backup
+	r := l.must(&made, l.create("--deployment-file", compose)...)
+	out.WriteString(r.stdout + r.stderr)
+	archiveArgs := []string{made.ID, "--target", l.target, "-i", l.identity, "--key-file", l.key}
+	restored := filepath.Join(l.dir, "restored")
+	for _, args := range [][]string{
+		{"census", "--n8n-dir", l.n8n}, {"census", "--n8n-dir", l.n8n, "--json", "--all-executions"}, {"census", "--n8n-dir", l.n8n, "--key-file", wrong},
+		{"key", "check", "--n8n-dir", l.n8n}, {"key", "fingerprint", "--n8n-dir", l.n8n, "--key-file", wrong}, {"key", "fingerprint", "--n8n-dir", l.n8n},
+		{"key", "generate", "--out", filepath.Join(l.dir, "generated")},
+		l.create(), l.create("--key-file", wrong), l.create("--history", "none"), l.create("--recipient", planted["identity"]),
+		{"backup", "list", "--target", l.target}, append([]string{"backup", "show"}, archiveArgs[:5]...),
+		append([]string{"backup", "verify", "--level", "secrets"}, archiveArgs...),
+		{"backup", "verify", made.ID, "--target", l.target, "-i", l.key, "--level", "full"},
+		{"backup", "verify", made.ID, "--target", l.target, "-i", l.identity, "--key-file", wrong, "--level", "secrets"},
+		append([]string{"restore", "--to", restored, "--dry-run"}, archiveArgs...), append([]string{"restore", "--to", restored}, archiveArgs...),
+		append([]string{"restore", "--to", restored}, archiveArgs...), append([]string{"restore", "--to", restored, "--overwrite"}, archiveArgs...),
+		{"status", "--n8n-dir", l.n8n, "--target", l.target}, {"init", "--n8n-dir", l.n8n, "--target", l.target, "--recipient", l.recip},
+		{"demo"}, {"version"}, {"census", "--database", "postgres://u:planted-url-password@localhost/x", "--key-file", l.key},
+	} {
+		run(args...)
+	}
+	planted["url password"] = "planted-url-password"
+	seen := watch()
+
+	for name, secret := range planted {
+		for _, form := range forms(secret) {
+			if bytes.Contains(out.Bytes(), []byte(form)) {
+				t.Errorf("%s printed", name)
+			}
+		}
+	}
+	// What stays: n8n's own folder, the key files and the identity are where
+	// secrets belong; so is the config of the restored n8n.
+	allowed := map[string]bool{l.identity: true, l.key: true, wrong: true, compose: true, filepath.Join(l.n8n, "config"): true, filepath.Join(restored, "config"): true}
+	files := 0
+	err = filepath.WalkDir(l.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || allowed[path] {
+			return err
+		}
+		files++
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for name, secret := range planted {
+			for _, form := range forms(secret) {
+				if bytes.Contains(b, []byte(form)) {
+					t.Errorf("%s found in %s", name, strings.TrimPrefix(path, l.dir))
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || files < 10 {
+		t.Fatalf("looked through %d files: %v", files, err)
+	}
+	for _, s := range seen {
+		// The one identity that was given as a flag's value by the user.
+		if !strings.Contains(s, "identity in the command line") {
+			t.Error(s)
+		}
+	}
+}
+
+func forms(s string) []string {
+	quoted, _ := json.Marshal(s)
+	return []string{s, string(quoted), base64.StdEncoding.EncodeToString([]byte(s)), base64.RawStdEncoding.EncodeToString([]byte(s)), hex.EncodeToString([]byte(s))}
+}
+
+// watchProcesses looks at /proc until the returned function is called.
+func watchProcesses(planted map[string]string) func() []string {
+	watched := map[string]string{}
+	for name, secret := range planted {
+		watched[name] = secret
+	}
+	stop, done := make(chan struct{}), make(chan []string)
+	go func() {
+		found := map[string]bool{}
+		tick := time.NewTicker(3 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				var list []string
+				for f := range found {
+					list = append(list, f)
+				}
+				done <- list
+				return
+			case <-tick.C:
+			}
+			dirs, _ := filepath.Glob("/proc/[0-9]*")
+			for _, dir := range dirs {
+				exe, _ := os.Readlink(filepath.Join(dir, "exe"))
+				if filepath.Base(exe) != "n8keep" {
+					continue
+				}
+				for file, what := range map[string]string{"cmdline": "command line", "environ": "environment"} {
+					b, _ := os.ReadFile(filepath.Join(dir, file))
+					for name, secret := range watched {
+						if bytes.Contains(b, []byte(secret)) {
+							found[name+" in the "+what] = true
+						}
+					}
+				}
+			}
+		}
+	}()
+	return func() []string { close(stop); return <-done }
+}
+
+func execSQL(t *testing.T, path, statement string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(statement); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestStaticBinary checks that a released binary is static and small in what it needs.
+func TestStaticBinary(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "n8keep")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", bin, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	out, _ := exec.Command("ldd", bin).CombinedOutput()
+	if !strings.Contains(string(out), "not a dynamic executable") {
+		t.Errorf("ldd: %s", out)
+	}
+	b, err := os.ReadFile(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(b, []byte("N8KEEP_FAILPOINT")) {
+		t.Error("the released binary knows the failpoints' variable")
+	}
+}

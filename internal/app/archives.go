@@ -1,0 +1,311 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/n8keep/n8keep/archive"
+	"github.com/n8keep/n8keep/internal/api"
+	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/backup"
+	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/n8ncrypt"
+)
+
+// ArchiveOptions say which archive of which target, and whom to believe.
+type ArchiveOptions struct {
+	Target        string
+	ID            string // an id, a unique prefix, or "latest"
+	Instance      string // narrows "latest" and list
+	Signers       []string
+	AcceptSigners []string // fingerprints
+	Identities    []age.Identity
+}
+
+// trust is who may have signed: this host, the configuration, the options.
+func (a *App) trust(o ArchiveOptions) (backup.Trust, error) {
+	t := backup.Trust{Fingerprints: o.AcceptSigners}
+	for _, s := range append(append([]string{}, a.conf.Signers...), o.Signers...) {
+		signer, err := archive.ParseSigner(s)
+		if err != nil {
+			return t, problem.Wrap(problem.Usage, err, "signer %q", s).WithHint("it is ed25519: and 44 characters; \"n8keep status\" on the host that takes the backups prints it")
+		}
+		t.Signers = append(t.Signers, signer)
+	}
+	path, err := a.signingKeyPath()
+	if err != nil {
+		return t, err
+	}
+	key, _, err := backup.LoadSigningKey(path, false)
+	switch {
+	case err == nil:
+		t.Signers = append(t.Signers, archive.SignerOf(key))
+	case problem.KindOf(err) != problem.NotFound:
+		a.Logger.Warn("own signing key not readable, its archives are not trusted", "error", err)
+	}
+	return t, nil
+}
+
+// BackupList lists a target, newest first.
+func (a *App) BackupList(ctx context.Context, o ArchiveOptions) ([]api.Archive, error) {
+	store, err := a.target(o.Target, false)
+	if err != nil {
+		return nil, err
+	}
+	return a.listed(ctx, store, o)
+}
+
+func (a *App) listed(ctx context.Context, store blob.Store, o ArchiveOptions) ([]api.Archive, error) {
+	trust, err := a.trust(o)
+	if err != nil {
+		return nil, err
+	}
+	archives, err := backup.List(ctx, store, trust)
+	if err != nil {
+		return nil, err
+	}
+	docs := []api.Archive{}
+	for _, l := range archives {
+		if o.Instance != "" && l.ID.Instance() != o.Instance {
+			continue
+		}
+		if l.State == backup.StateIncomplete && l.Signer.IsZero() || l.State == backup.StateUnreadable {
+			docs = append(docs, api.Archive{ID: string(l.ID), Instance: l.ID.Instance(), Time: l.ID.Time(), State: l.State, Size: l.Size, Problem: l.Problem})
+			continue
+		}
+		doc := archiveDoc(l.Sidecar, l.Signer, l.Trusted)
+		doc.State, doc.Problem = l.State, l.Problem
+		docs = append(docs, doc)
+	}
+	return docs, nil
+}
+
+// opened is an archive that a command is about.
+type opened struct {
+	store blob.Store
+	id    archive.ID
+	trust backup.Trust
+}
+
+func (a *App) open(ctx context.Context, o ArchiveOptions) (opened, error) {
+	store, err := a.target(o.Target, false)
+	if err != nil {
+		return opened{}, err
+	}
+	trust, err := a.trust(o)
+	if err != nil {
+		return opened{}, err
+	}
+	id, err := backup.Find(ctx, store, o.ID, o.Instance)
+	return opened{store, id, trust}, err
+}
+
+// BackupShow shows an archive's sidecar and, when identities are given, its
+// manifest, for which the whole archive is read.
+func (a *App) BackupShow(ctx context.Context, o ArchiveOptions) (*api.Shown, error) {
+	arc, err := a.open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := backup.ReadSidecar(ctx, arc.store, arc.id, arc.trust)
+	if err != nil {
+		return nil, err
+	}
+	s := signed.Sidecar
+	doc := &api.Shown{Archive: archiveDoc(s, signed.Signer, true), LastMigration: s.LastMigration, SHA256: s.SHA256, Target: arc.store.Properties().Location}
+	if len(o.Identities) == 0 {
+		return doc, nil
+	}
+	v, err := backup.Verify(ctx, backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: backup.Full, Trust: arc.trust, Identities: o.Identities,
+		WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress})
+	if err != nil {
+		return nil, err
+	}
+	m := v.Manifest
+	doc.Findings = findingDocs(m.Findings)
+	for _, p := range m.Census {
+		doc.Places = append(doc.Places, api.Place{Place: p.Place, ByKey: p.ByKey, Totals: api.Totals{Values: p.Values, Opened: p.Opened, Failed: p.Failed, Plaintext: p.Plaintext}})
+	}
+	for _, t := range m.Tables {
+		doc.Tables = append(doc.Tables, api.Table(t))
+	}
+	for _, e := range m.Entries {
+		doc.Entries = append(doc.Entries, api.Entry{Name: e.Name, Size: e.Size, SHA256: e.SHA256})
+	}
+	return doc, nil
+}
+
+// BackupVerify verifies an archive. One that is sound but holds secrets that do
+// not open is a document and an error of kind CheckFailed.
+func (a *App) BackupVerify(ctx context.Context, o ArchiveOptions, io InstanceOptions, level backup.Level) (doc *api.Verified, err error) {
+	start := a.Now()
+	arc, err := a.open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	cfg := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: level, Trust: arc.trust, Identities: o.Identities,
+		WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
+	if level == backup.Secrets {
+		key, err := a.keyFor(io, "")
+		if err != nil {
+			return nil, err
+		}
+		cfg.Key = key.key
+	}
+	receipt, end, err := a.begin(ctx, "backup verify", arc.id.Instance(), audit.WarnOnly, map[string]any{"archive": string(arc.id), "level": level.String()})
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]int64{}
+	defer func() { err = end(err, counts) }()
+	cfg.Receipt = receipt
+	v, err := backup.Verify(ctx, cfg)
+	if err != nil {
+		return nil, a.explainKey(ctx, err, arc, cfg.Key)
+	}
+	counts["entries"], counts["secrets_opened"], counts["secrets_failed"] = int64(v.Entries), v.Opened, int64(len(v.Failed))
+	doc = &api.Verified{ID: string(arc.id), Level: level.String(), State: string(v.Sidecar.State), Signer: v.Signer.Fingerprint(), Size: v.Sidecar.Size,
+		Entries: v.Entries, SecretsOpened: v.Opened, Failures: archivedFailures(v.Failed), Findings: findingDocs(v.Manifest.Findings), Seconds: a.Now().Sub(start).Seconds()}
+	if v.Sidecar.State != archive.StateGood {
+		return doc, degradedArchive(v.Sidecar)
+	}
+	return doc, nil
+}
+
+func degradedArchive(s archive.Sidecar) error {
+	e := problem.New(problem.CheckFailed, "archive %q is undamaged, but it was degraded when it was made", s.ID)
+	if s.SecretsFailed > 0 {
+		e = problem.New(problem.CheckFailed, "archive %q is undamaged, but %d of its %d secrets did not open when it was made", s.ID, s.SecretsFailed, s.Secrets)
+	}
+	return e.WithHint("see why with \"n8keep backup show %s --identity FILE\"", s.ID)
+}
+
+// keyFor resolves an instance key where no live n8n is needed: from options and
+// the environment, the instance's part of the configuration, or dir.
+func (a *App) keyFor(io InstanceOptions, dir string) (resolvedKey, error) {
+	in := &instance{keyFile: io.KeyFile, dir: first(io.N8NDir, dir)}
+	if io.KeyFile == "" {
+		if name, conf, err := a.configured(InstanceOptions{Name: io.Name}); err == nil {
+			in.name, in.conf, in.dir = name, conf, first(in.dir, conf.N8NDir)
+		}
+	}
+	return a.key(in, "")
+}
+
+// explainKey adds to a wrong-key error which archives of the target the key
+// does belong to.
+func (a *App) explainKey(ctx context.Context, err error, arc opened, key n8ncrypt.InstanceKey) error {
+	p, ok := err.(*problem.Error)
+	if !ok || p.Kind != problem.WrongKey || key.IsZero() {
+		return err
+	}
+	if ids := a.archivesOf(ctx, arc, string(key.Fingerprint())); len(ids) > 0 {
+		p.WithHint("the key given is the one of archive %q%s", ids[0], more(len(ids)-1))
+	}
+	return p
+}
+
+func (a *App) archivesOf(ctx context.Context, arc opened, fingerprint string) []archive.ID {
+	archives, err := backup.List(ctx, arc.store, arc.trust)
+	if err != nil {
+		return nil
+	}
+	var ids []archive.ID
+	for _, l := range archives {
+		if l.Sidecar.KeyFingerprint == fingerprint {
+			ids = append(ids, l.ID)
+		}
+	}
+	return ids
+}
+
+func more(n int) string {
+	if n <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" and of %d more", n)
+}
+
+// Status looks at everything n8keep knows here; it decrypts nothing.
+func (a *App) Status(ctx context.Context) (*api.Status, error) {
+	doc := &api.Status{Version: a.Version, Config: a.conf.Path, StateDir: a.StateDir, Instances: []api.InstanceStatus{}, Warnings: []string{}}
+	path, err := a.signingKeyPath()
+	if err != nil {
+		return nil, err
+	}
+	if key, _, err := backup.LoadSigningKey(path, false); err == nil {
+		signer := archive.SignerOf(key)
+		doc.Signer, doc.SignerKey = signer.Fingerprint(), signer.String()
+	} else if problem.KindOf(err) != problem.NotFound {
+		doc.Warnings = append(doc.Warnings, err.Error())
+	}
+	return doc, nil
+}
+
+// InstanceStatus looks at one instance and the archives of it in a target.
+func (a *App) InstanceStatus(ctx context.Context, io InstanceOptions, o ArchiveOptions) (*api.InstanceStatus, error) {
+	in, err := a.instance(io)
+	if err != nil {
+		return nil, err
+	}
+	doc := &api.InstanceStatus{Instance: in.name, Database: first(in.database, "postgres"), Problems: []string{}}
+	if db, err := in.openDB(ctx); err != nil {
+		doc.Problems = append(doc.Problems, err.Error())
+	} else {
+		defer db.Close()
+		doc.Engine = string(db.Engine())
+		if v, err := db.Version(ctx); err != nil {
+			doc.Problems = append(doc.Problems, err.Error())
+		} else {
+			doc.N8NVersion = v.N8N
+		}
+	}
+	if key, err := a.key(in, doc.N8NVersion); err != nil {
+		doc.Problems = append(doc.Problems, err.Error())
+	} else {
+		doc.KeyFingerprint, doc.KeySource, doc.OtherSources = string(key.key.Fingerprint()), &key.source, key.others
+		doc.Problems = append(doc.Problems, key.warnings...)
+	}
+	store, err := a.target(o.Target, false)
+	if err != nil {
+		doc.Problems = append(doc.Problems, err.Error())
+		return doc, nil
+	}
+	o.Instance = in.name
+	archives, err := a.listed(ctx, store, o)
+	if err != nil {
+		doc.Problems = append(doc.Problems, err.Error())
+		return doc, nil
+	}
+	doc.Target, doc.Archives = store.Properties().Location, len(archives)
+	for i, l := range archives {
+		if l.State == string(archive.StateGood) && l.Trusted {
+			doc.LastGood, doc.AgeSeconds = &archives[i], a.Now().Sub(l.Time).Round(time.Second).Seconds()
+			break
+		}
+	}
+	switch {
+	case doc.LastGood == nil:
+		doc.Problems = append(doc.Problems, "there is no good backup of this instance in the target")
+	case doc.KeyFingerprint != "" && doc.LastGood.KeyFingerprint != doc.KeyFingerprint:
+		doc.Problems = append(doc.Problems, "the newest good backup was made with another instance key, "+doc.LastGood.KeyFingerprint)
+	}
+	return doc, nil
+}
+
+// Instances returns the options for each configured instance, or for the
+// default one when none is configured.
+func (a *App) Instances(o InstanceOptions) []InstanceOptions {
+	if o.Name != "" || o.N8NDir != "" || o.Database != "" || len(a.conf.Instances) == 0 {
+		return []InstanceOptions{o}
+	}
+	var out []InstanceOptions
+	for name := range a.conf.Instances {
+		out = append(out, InstanceOptions{Name: name, KeyFile: o.KeyFile})
+	}
+	return out
+}

@@ -1,0 +1,191 @@
+package app
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+
+	"github.com/n8keep/n8keep/archive"
+	"github.com/n8keep/n8keep/internal/api"
+	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/backup"
+	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/blob/fileblob"
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// BackupOptions are the options of "backup create". Empty ones take what the
+// configuration says.
+type BackupOptions struct {
+	Target          string
+	Recipients      []string
+	RecipientFiles  []string
+	History         string
+	DropWaiting     bool
+	Binary          bool
+	DeploymentFiles []string
+	KeepSecrets     bool
+	Unproved        bool
+}
+
+// BackupCreate takes a backup. A degraded backup is a document and an error of
+// kind Partial.
+func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOptions) (doc *api.Backup, err error) {
+	in, err := a.instance(io)
+	if err != nil {
+		return nil, err
+	}
+	if in.dsn != "" {
+		return nil, problem.New(problem.Usage, "backups of PostgreSQL databases are not in this version").
+			WithHint("census and key check work on it; take the backup with pg_dump for now")
+	}
+	recipients, err := a.recipients(o.Recipients, o.RecipientFiles)
+	if err != nil {
+		return nil, err
+	}
+	history, err := n8ndb.ParseHistory(first(o.History, a.conf.History, "all"))
+	if err != nil {
+		return nil, err
+	}
+	store, err := a.target(o.Target, true)
+	if err != nil {
+		return nil, err
+	}
+	version, err := in.version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key, err := a.key(in, version)
+	if err != nil {
+		return nil, err
+	}
+	keyPath, err := a.signingKeyPath()
+	if err != nil {
+		return nil, err
+	}
+	signing, made, err := backup.LoadSigningKey(keyPath, true)
+	if err != nil {
+		return nil, err
+	}
+	receipt, end, err := a.begin(ctx, "backup create", in.name, audit.WarnOnly, map[string]any{"history": history.String()})
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]int64{}
+	defer func() { err = end(err, counts) }()
+
+	res, err := backup.Create(ctx, backup.Config{Instance: in.name, N8NDir: in.dir, Database: in.database, TablePrefix: in.prefix,
+		Key: key.key, Recipients: recipients, Store: store, SigningKey: signing, Receipt: receipt, History: history,
+		DropWaiting: o.DropWaiting, Binary: o.Binary || in.conf.BinaryData,
+		DeploymentFiles: append(append([]string{}, in.conf.DeploymentFiles...), o.DeploymentFiles...),
+		KeepSecrets:     o.KeepSecrets || !in.conf.Redacts(), Unproved: o.Unproved,
+		WorkDir: a.WorkDir, LockDir: a.lockDir(), Tool: "n8keep " + a.Version, Now: a.Now, Logger: a.Logger, Progress: a.Progress})
+	if err != nil {
+		return nil, err
+	}
+	s := res.Sidecar
+	counts["secrets"], counts["secrets_failed"], counts["bytes"], counts["findings"] = s.Secrets, s.SecretsFailed, s.Size, s.Findings
+	doc = &api.Backup{Archive: archiveDoc(s, archive.SignerOf(signing), true), LastMigration: s.LastMigration, SHA256: s.SHA256, Target: res.Target,
+		KeySource: key.source, OtherSources: list(key.others), Findings: findingDocs(res.Findings), Failures: failureDocs(res.Failures),
+		Warnings: append(list(key.warnings), res.Warnings...), Seconds: res.Elapsed.Seconds()}
+	if made {
+		doc.Warnings = append(doc.Warnings, "a signing key was made in "+keyPath+"; where else archives are to be verified, trust "+archive.SignerOf(signing).String())
+	}
+	if s.State != archive.StateGood {
+		return doc, degradedProblem(doc)
+	}
+	return doc, nil
+}
+
+func degradedProblem(doc *api.Backup) error {
+	var parts []string
+	for _, f := range doc.Findings {
+		if backup.Degrades(f.Code) {
+			parts = append(parts, strings.TrimSpace(f.Place+" "+f.Detail))
+		}
+	}
+	e := problem.New(problem.Partial, "backup %q is kept, but degraded: %s", doc.ID, strings.Join(parts, "; "))
+	if doc.SecretsFailed > 0 {
+		e.WithHint("these secrets were probably written with an older key; see which with \"n8keep census\"")
+	}
+	return e
+}
+
+// version reads only the n8n version of the live database, which decides how
+// n8n itself would find its key.
+func (in *instance) version(ctx context.Context) (string, error) {
+	db, err := in.openDB(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer db.Close()
+	v, err := db.Version(ctx)
+	return v.N8N, err
+}
+
+// target opens a target: a name of the configuration, or a folder.
+func (a *App) target(name string, write bool) (blob.Store, error) {
+	location := name
+	if t, ok := a.conf.Targets[name]; ok {
+		location = t.Location()
+	} else if name == "" {
+		_, t, err := a.conf.Target("")
+		if err != nil {
+			return nil, err
+		}
+		if location = t.Location(); location == "" {
+			return nil, problem.New(problem.Usage, "no target: where archives go").WithHint("give a folder with --target DIR")
+		}
+	}
+	location = strings.TrimPrefix(location, "file://")
+	if strings.Contains(location, "://") {
+		return nil, problem.New(problem.Usage, "target %q is not a folder", location).WithHint("this version stores archives in folders: --target DIR")
+	}
+	if !write && !isDir(location) {
+		return nil, problem.New(problem.NotFound, "target %q does not exist", location).WithHint("name the folder that archives were written to with --target DIR")
+	}
+	store, err := fileblob.New(filepath.Clean(location))
+	if err != nil {
+		return nil, problem.Wrap(problem.Unreachable, err, "target %q", location).WithHint("check that the folder can be made and written by this user")
+	}
+	return store, nil
+}
+
+func archiveDoc(s archive.Sidecar, signer archive.Signer, trusted bool) api.Archive {
+	return api.Archive{ID: string(s.ID), Instance: s.Instance, Time: s.Created, State: string(s.State), Unproved: s.Unproved, Size: s.Size,
+		N8NVersion: s.N8NVersion, KeyFingerprint: s.KeyFingerprint, Engine: s.Engine, History: s.History, RecipientKind: s.RecipientKind,
+		Secrets: s.Secrets, SecretsOpened: s.SecretsOpened, SecretsFailed: s.SecretsFailed, Workflows: s.Workflows, Signer: signer.Fingerprint(), Trusted: trusted}
+}
+
+func findingDocs(fs []archive.Finding) []api.Finding {
+	out := []api.Finding{}
+	for _, f := range fs {
+		out = append(out, api.Finding(f))
+	}
+	return out
+}
+
+func failureDocs(fs []n8ndb.Secret) []api.Secret {
+	out := []api.Secret{}
+	for _, f := range fs {
+		out = append(out, api.Secret{Place: string(f.Place), Row: f.Row, KeyID: f.KeyRef, Format: f.Format, Problem: string(f.Problem)})
+	}
+	return out
+}
+
+func archivedFailures(fs []archive.Secret) []api.Secret {
+	out := []api.Secret{}
+	for _, f := range fs {
+		out = append(out, api.Secret{Place: f.Place, Row: f.Row, KeyID: f.KeyID, Format: f.Format, Problem: f.Problem})
+	}
+	return out
+}
+
+// list makes an empty list of a nil one, so that JSON shows [] and not null.
+func list[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}

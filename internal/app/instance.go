@@ -1,0 +1,226 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/n8keep/n8keep/internal/api"
+	"github.com/n8keep/n8keep/internal/config"
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/n8nhome"
+	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/n8ncrypt"
+)
+
+// InstanceOptions say which n8n a command is about. All are optional.
+type InstanceOptions struct {
+	Name        string // --instance
+	N8NDir      string // --n8n-dir: the folder that holds config and database.sqlite
+	Database    string // --database: a SQLite file elsewhere, or postgres://...
+	TablePrefix string // --table-prefix
+	Schema      string // --schema, PostgreSQL
+	KeyFile     string // --key-file
+}
+
+// instance is an n8n with everything about it resolved but its key.
+type instance struct {
+	name     string
+	dir      string // "" when only a database is known
+	database string // SQLite path, or ""
+	dsn      string // PostgreSQL URL, or ""
+	address  string // the database as an option gave it, or ""
+	conf     config.Instance
+	prefix   string
+	schema   string
+	keyFile  string
+}
+
+func (a *App) instance(o InstanceOptions) (*instance, error) {
+	name, conf, err := a.configured(o)
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{name: name, conf: conf, dir: first(o.N8NDir, conf.N8NDir), prefix: first(o.TablePrefix, conf.TablePrefix),
+		schema: first(o.Schema, conf.Schema), keyFile: o.KeyFile, address: o.Database}
+	address := conf.Database
+	if o.Database != "" {
+		if address, err = config.ParseAddress(o.Database); err != nil {
+			return nil, err
+		}
+	}
+	db, err := a.databaseAddress(address)
+	if err != nil {
+		return nil, err
+	}
+	if strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://") {
+		in.dsn = db
+	} else {
+		in.database = db
+	}
+	if in.dir == "" && db == "" {
+		if in.dir = n8nhome.DefaultDir(a.Env); in.dir == "" || !isDir(in.dir) {
+			return nil, problem.New(problem.Usage, "no n8n found: neither --n8n-dir nor a configuration names one, and %q does not exist", in.dir).
+				WithHint("give the folder that holds n8n's config and database.sqlite with --n8n-dir DIR")
+		}
+	}
+	if in.dir != "" {
+		if in.dir, err = n8nhome.CheckDir(in.dir); err != nil {
+			return nil, err
+		}
+	}
+	if in.dsn == "" && in.database == "" {
+		in.database = n8nhome.DatabasePath(in.dir, a.Env)
+	}
+	if in.name == "" {
+		in.name = defaultName(first(in.database, passwordInURL.ReplaceAllString(in.dsn, "$1@")))
+	}
+	return in, nil
+}
+
+func (a *App) databaseAddress(address config.Address) (string, error) {
+	if address.IsZero() {
+		return "", nil
+	}
+	s, err := address.Resolve(a.Env, os.ReadFile)
+	return s.Reveal(), err
+}
+
+var passwordInURL = regexp.MustCompile(`^([a-z]+://[^/@:]*):[^/@]*@`)
+
+// configured finds the instance's part of the configuration: the one named, or
+// the only one when nothing else says which n8n is meant.
+func (a *App) configured(o InstanceOptions) (string, config.Instance, error) {
+	if o.Name != "" {
+		// A name that the configuration does not have is a name for what the
+		// other options describe.
+		if conf, ok := a.conf.Instances[o.Name]; ok || o.N8NDir != "" || o.Database != "" {
+			return o.Name, conf, nil
+		}
+		return a.conf.Instance(o.Name)
+	}
+	if o.N8NDir != "" || o.Database != "" {
+		for name, c := range a.conf.Instances {
+			if o.N8NDir != "" && sameFile(c.N8NDir, o.N8NDir) {
+				return name, c, nil
+			}
+		}
+		return "", config.Instance{}, nil
+	}
+	return a.conf.Instance("")
+}
+
+// defaultName is the host's name and six characters of a hash of where the
+// database is, so that two instances of one host do not get one name.
+func defaultName(location string) string {
+	if abs, err := filepath.Abs(location); err == nil && !strings.Contains(location, "://") {
+		if real, err := filepath.EvalSymlinks(abs); err == nil {
+			abs = real
+		}
+		location = abs
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "n8n"
+	}
+	host = strings.Trim(notInName.ReplaceAllString(strings.ToLower(host), "-"), "-.")
+	if len(host) > 40 {
+		host = host[:40]
+	}
+	sum := sha256.Sum256([]byte(location))
+	return host + "-" + hexOf(sum[:3])
+}
+
+var notInName = regexp.MustCompile(`[^a-z0-9.-]+`)
+
+func hexOf(b []byte) string {
+	const digits = "0123456789abcdef"
+	out := make([]byte, 0, 2*len(b))
+	for _, c := range b {
+		out = append(out, digits[c>>4], digits[c&15])
+	}
+	return string(out)
+}
+
+// openDB opens the instance's live database, read-only.
+func (in *instance) openDB(ctx context.Context) (*n8ndb.DB, error) {
+	if in.dsn != "" {
+		return n8ndb.OpenPostgres(ctx, n8ndb.PostgresConfig{DSN: in.dsn, Schema: in.schema, TablePrefix: in.prefix})
+	}
+	return n8ndb.OpenSQLite(ctx, n8ndb.SQLiteConfig{Path: in.database, TablePrefix: in.prefix})
+}
+
+// resolvedKey is an instance key and how it was found.
+type resolvedKey struct {
+	key      n8ncrypt.InstanceKey
+	source   api.KeySource
+	others   []api.KeySource
+	warnings []string
+}
+
+// key resolves the instance key as the n8n of that version would, an explicit
+// key file first.
+func (a *App) key(in *instance, n8nVersion string) (resolvedKey, error) {
+	sources := n8nhome.KeySources{KeyFile: in.keyFile, Env: a.Env, Dir: in.dir, N8NVersion: n8nVersion}
+	label := ""
+	if in.keyFile == "" && !in.conf.Key.IsZero() {
+		if path, ok := in.conf.Key.File(); ok {
+			sources.KeyFile, label = path, "n8keep.yaml"
+		} else {
+			return a.keyFromReference(in.conf.Key)
+		}
+	}
+	res, err := n8nhome.ResolveKey(sources)
+	if err != nil {
+		return resolvedKey{}, err
+	}
+	out := resolvedKey{key: res.Key, source: api.KeySource{Source: res.Winner.Name, Where: res.Winner.Where}, warnings: res.Warnings}
+	if label != "" {
+		out.source.Source = label
+	}
+	for _, o := range res.Others {
+		same := o.Same
+		out.others = append(out.others, api.KeySource{Source: o.Source.Name, Where: o.Source.Where, Same: &same})
+	}
+	return out, nil
+}
+
+func (a *App) keyFromReference(ref config.Reference) (resolvedKey, error) {
+	b, err := ref.Resolve(a.Env, os.ReadFile)
+	if err != nil {
+		return resolvedKey{}, err
+	}
+	key, err := n8ncrypt.NewInstanceKey(string(b.Reveal()))
+	if err != nil {
+		return resolvedKey{}, problem.Wrap(problem.Usage, err, "key of the instance in n8keep.yaml")
+	}
+	return resolvedKey{key: key, source: api.KeySource{Source: "n8keep.yaml", Where: ref.String()}}, nil
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if errors.Is(err, fs.ErrNotExist) || err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}

@@ -1,0 +1,137 @@
+package app
+
+import (
+	"context"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/n8keep/n8keep/archive"
+	"github.com/n8keep/n8keep/internal/api"
+	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/backup"
+	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/restore"
+	"github.com/n8keep/n8keep/n8ncrypt"
+)
+
+// RestoreOptions are the options of "restore".
+type RestoreOptions struct {
+	To            string
+	Overwrite     bool
+	DryRun        bool
+	NoConfig      bool
+	AssumeStopped bool
+	Owner         string // UID:GID
+	HealthURL     string
+}
+
+// Restore puts an archive back, or says how it would.
+func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions, r RestoreOptions) (doc *api.Restore, err error) {
+	start := a.Now()
+	switch {
+	case r.To == "":
+		return nil, problem.New(problem.Usage, "no folder to restore to").WithHint("give n8n's folder with --to DIR")
+	case strings.Contains(r.To, "://"):
+		return nil, problem.New(problem.Usage, "--to takes a folder in this version, not %q", strings.SplitN(r.To, ":", 2)[0]+"://...")
+	}
+	owner, err := parseOwner(r.Owner)
+	if err != nil {
+		return nil, err
+	}
+	arc, err := a.open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := backup.ReadSidecar(ctx, arc.store, arc.id, arc.trust)
+	if err != nil {
+		return nil, err
+	}
+	key, err := a.keyFor(io, r.To)
+	if err != nil {
+		return nil, err
+	}
+	receipt, end, err := a.begin(ctx, "restore", arc.id.Instance(), audit.FailClosed, map[string]any{"archive": string(arc.id), "dry_run": r.DryRun, "overwrite": r.Overwrite})
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]int64{}
+	defer func() { err = end(err, counts) }()
+
+	verify := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: backup.Secrets, Trust: arc.trust, Identities: o.Identities, Key: key.key,
+		Receipt: receipt, WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
+	var verified *backup.Verified
+	_, conf, _ := a.configured(InstanceOptions{Name: io.Name})
+	cfg := restore.Config{Sidecar: signed.Sidecar, To: r.To, Key: key.key, Overwrite: r.Overwrite, NoConfig: r.NoConfig,
+		AssumeStopped: r.AssumeStopped, DryRun: r.DryRun, Owner: owner, HealthURL: first(r.HealthURL, conf.HealthURL),
+		Now: a.Now, Logger: a.Logger, Env: a.Env, Receipt: receipt,
+		OtherArchives: func(fp n8ncrypt.Fingerprint) []archive.ID { return a.archivesOf(ctx, arc, string(fp)) },
+		Unpack: func(ctx context.Context, dir string) (restore.Unpacked, error) {
+			if verified, err = backup.Unpack(ctx, verify, dir); err != nil {
+				return restore.Unpacked{}, err
+			}
+			return unpacked(verified, dir), nil
+		},
+		Prove: func(ctx context.Context, path string, _ archive.Manifest) error {
+			return backup.Prove(ctx, verify, verified, path)
+		},
+	}
+	plan, err := restore.NewPlan(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	doc = &api.Restore{ID: string(arc.id), Target: plan.To, DryRun: r.DryRun, Steps: []string{}, Database: plan.Database,
+		Failures: []api.Secret{}, Findings: []api.Finding{}, Warnings: append(list(key.warnings), plan.Warnings...)}
+	for _, s := range plan.Steps {
+		doc.Steps = append(doc.Steps, s.Do)
+	}
+	if r.DryRun {
+		// The dry run proves the archive, too: a plan for a damaged one is no plan.
+		v, err := backup.Verify(ctx, verify)
+		if err != nil {
+			return nil, err
+		}
+		describe(doc, v)
+		doc.Seconds = a.Now().Sub(start).Seconds()
+		return doc, nil
+	}
+	report, err := plan.Apply(ctx)
+	if err != nil {
+		return nil, err
+	}
+	describe(doc, verified)
+	counts["secrets_opened"], counts["secrets_failed"], counts["files"] = verified.Opened, int64(len(verified.Failed)), report.Files
+	doc.SafetyCopy, doc.SafetyFolder, doc.Files, doc.SetBeforeStart = report.SafetyCopy, report.SafetyFolder, report.Files, report.KeyLine
+	doc.ConfigWritten = report.Config == restore.ConfigWritten
+	doc.Warnings = append(doc.Warnings, report.Warnings...)
+	doc.Seconds = a.Now().Sub(start).Seconds()
+	return doc, nil
+}
+
+func describe(doc *api.Restore, v *backup.Verified) {
+	doc.SecretsOpened, doc.Failures, doc.Findings = v.Opened, archivedFailures(v.Failed), findingDocs(v.Manifest.Findings)
+}
+
+func parseOwner(s string) (*restore.Owner, error) {
+	if s == "" {
+		return nil, nil
+	}
+	u, g, ok := strings.Cut(s, ":")
+	uid, err := strconv.Atoi(u)
+	gid, err2 := strconv.Atoi(g)
+	if !ok || err != nil || err2 != nil || uid < 0 || gid < 0 {
+		return nil, problem.New(problem.Usage, "owner %q", s).WithHint("write it as numbers, UID:GID, as in --owner 1000:1000 (node in n8n's image)")
+	}
+	return &restore.Owner{UID: uid, GID: gid}, nil
+}
+
+// unpacked says where below dir backup.Unpack left what it proved.
+func unpacked(v *backup.Verified, dir string) restore.Unpacked {
+	u := restore.Unpacked{Manifest: v.Manifest, Database: filepath.Join(dir, filepath.FromSlash(backup.DatabaseEntry)), SecretsOpened: v.Opened, SecretsFailed: int64(len(v.Failed))}
+	for _, e := range v.Manifest.Entries {
+		if rest, ok := strings.CutPrefix(e.Name, backup.FileFolder); ok {
+			u.Files = append(u.Files, restore.File{Path: rest, Staged: filepath.Join(dir, filepath.FromSlash(e.Name)), Mode: e.Mode, ModTime: e.ModTime, Size: e.Size})
+		}
+	}
+	return u
+}

@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/n8keep/n8keep/internal/api"
+	"github.com/n8keep/n8keep/internal/app"
+	"github.com/n8keep/n8keep/internal/backup"
+)
+
+func (c *commands) backupCmd() *cobra.Command {
+	return group("backup", "Take, list, show and verify backups", c.backupCreateCmd(), c.backupListCmd(), c.backupShowCmd(), c.backupVerifyCmd())
+}
+
+func (c *commands) backupCreateCmd() *cobra.Command {
+	var o app.BackupOptions
+	redact := true
+	cmd := &cobra.Command{
+		Use:   "create",
+		Short: "Take an encrypted, signed backup and prove every secret in it",
+		Long: `Copies the database in one step while n8n runs, checks the copy, opens every
+secret in it with the instance key, and streams it, encrypted to the recipients,
+to the target. The instance key is never in the archive.
+
+Exit codes: 0 good, 3 kept but degraded, 12 the key opens nothing (no archive).`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := c.app()
+			if err != nil {
+				return err
+			}
+			o.KeepSecrets = !redact
+			doc, err := a.BackupCreate(cmd.Context(), c.instance, o)
+			if doc == nil {
+				return err
+			}
+			return c.finish(doc, err, func(e *api.Error) { doc.Error = e }, func() { c.printBackup(doc) })
+		},
+	}
+	c.instanceFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.Target, "target", "", "`FOLDER` to write to, or the name of a configured target")
+	f.StringArrayVarP(&o.Recipients, "recipient", "r", nil, "encrypt to this age public `KEY`, age1... (repeatable)")
+	f.StringArrayVar(&o.RecipientFiles, "recipient-file", nil, "encrypt to the public keys in this `FILE` (repeatable)")
+	f.StringVar(&o.History, "history", "", "finished executions to keep: all, none, or a `DURATION` such as 30d (default all)")
+	f.BoolVar(&o.DropWaiting, "drop-waiting", false, "with --history none or a duration: leave out waiting executions, too")
+	f.BoolVar(&o.Binary, "binary-data", false, "include the binary data in n8n's folder")
+	f.StringArrayVar(&o.DeploymentFiles, "deployment-file", nil, "include this compose, env or manifest `FILE` (repeatable)")
+	f.BoolVar(&redact, "redact", true, "replace secret values in deployment files by fingerprints")
+	f.BoolVar(&o.Unproved, "unproved", false, "keep a backup even when the key opens no secret in it")
+	return cmd
+}
+
+func (c *commands) printBackup(doc *api.Backup) {
+	c.warn(doc.Warnings)
+	proved := fmt.Sprintf("%d of %d open", doc.SecretsOpened, doc.SecretsOpened+doc.SecretsFailed)
+	c.term.KeyValues(
+		"backup", doc.ID,
+		"state", doc.State,
+		"instance", doc.Instance+" ("+doc.Engine+", "+n8nText(doc.N8NVersion)+")",
+		"secrets", proved,
+		"workflows", number(doc.Workflows),
+		"key", doc.KeyFingerprint+" from "+keySourceText(doc.KeySource),
+		"size", HumanBytes(doc.Size),
+		"target", doc.Target,
+		"took", seconds(doc.Seconds),
+	)
+	c.printFindings(doc.Findings)
+	c.printFailures(doc.Failures)
+}
+
+func (c *commands) printFindings(findings []api.Finding) {
+	for _, f := range findings {
+		c.term.KeyValues("finding", strings.TrimSpace(f.Place+" "+f.Detail))
+	}
+}
+
+func (c *commands) backupListCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the archives of a target, newest first",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := c.app()
+			if err != nil {
+				return err
+			}
+			docs, err := a.BackupList(cmd.Context(), c.archive)
+			if err != nil {
+				return err
+			}
+			return c.finish(docs, nil, nil, func() { c.printList(docs) })
+		},
+	}
+	c.archiveFlags(cmd)
+	cmd.Flags().StringVar(&c.archive.Instance, "instance", "", "only this instance's `NAME`")
+	return cmd
+}
+
+func (c *commands) printList(docs []api.Archive) {
+	if len(docs) == 0 {
+		c.term.Line("no archives")
+		return
+	}
+	var rows [][]string
+	for _, d := range docs {
+		state := d.State
+		if d.Problem == "" && !d.Trusted || d.Problem != "" && state == "good" {
+			state += " (?)"
+		}
+		rows = append(rows, []string{d.ID, HumanAge(c.Now().Sub(d.Time)), state, HumanBytes(d.Size), d.N8NVersion})
+	}
+	c.term.Table([]string{"archive!", "age>", "state", "size>", "n8n"}, rows)
+	for _, d := range docs {
+		if d.Problem != "" {
+			c.term.Line(d.ID + ": " + d.Problem)
+		}
+	}
+}
+
+func (c *commands) backupShowCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show one archive; with --identity also what is inside",
+		Long:  "ID is an archive's id, the beginning of one, or \"latest\".",
+		Args:  oneArg("the archive's id"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a, err := c.app()
+			if err != nil {
+				return err
+			}
+			c.archive.ID = args[0]
+			if len(c.ids) > 0 {
+				if err := c.identities(); err != nil {
+					return err
+				}
+			}
+			doc, err := a.BackupShow(cmd.Context(), c.archive)
+			if err != nil {
+				return err
+			}
+			return c.finish(doc, nil, nil, func() { c.printShown(doc) })
+		},
+	}
+	c.archiveFlags(cmd)
+	c.identityFlag(cmd)
+	cmd.Flags().StringVar(&c.archive.Instance, "instance", "", "with \"latest\": this instance's `NAME`")
+	return cmd
+}
+
+func (c *commands) printShown(doc *api.Shown) {
+	c.term.KeyValues(
+		"archive", doc.ID,
+		"state", doc.State,
+		"time", doc.Time.UTC().Format(time.RFC3339),
+		"instance", doc.Instance+" ("+doc.Engine+", "+n8nText(doc.N8NVersion)+")",
+		"last migration", doc.LastMigration,
+		"secrets", fmt.Sprintf("%d of %d opened", doc.SecretsOpened, doc.SecretsOpened+doc.SecretsFailed),
+		"workflows", number(doc.Workflows),
+		"history", doc.History,
+		"key", doc.KeyFingerprint,
+		"recipients", doc.RecipientKind,
+		"signer", doc.Signer,
+		"size", HumanBytes(doc.Size),
+		"sha256", doc.SHA256,
+	)
+	c.printFindings(doc.Findings)
+	var rows [][]string
+	for _, e := range doc.Entries {
+		rows = append(rows, []string{e.Name, HumanBytes(e.Size)})
+	}
+	if len(rows) > 0 {
+		c.term.Line("")
+		c.term.Table([]string{"entry!", "size>"}, rows)
+	}
+}
+
+func (c *commands) backupVerifyCmd() *cobra.Command {
+	var level string
+	cmd := &cobra.Command{
+		Use:   "verify ID",
+		Short: "Verify one archive: stored bytes, contents, or every secret",
+		Long: `ID is an archive's id, the beginning of one, or "latest".
+
+quick    signature, signer, and checksum of the stored bytes; no private key
+full     also decrypts it, reads every entry, and checks the database
+secrets  also opens every secret and compares it with what was proved
+
+Exit codes: 0 sound, 4 sound but degraded, 12 wrong instance key, 13 damaged,
+15 no identity opens it, 16 signature forged or signer unknown.`,
+		Args: oneArg("the archive's id"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			lvl, err := backup.ParseLevel(level)
+			if err != nil {
+				return err
+			}
+			a, err := c.app()
+			if err != nil {
+				return err
+			}
+			c.archive.ID = args[0]
+			if lvl > backup.Quick {
+				if err := c.identities(); err != nil {
+					return err
+				}
+			}
+			doc, err := a.BackupVerify(cmd.Context(), c.archive, c.instance, lvl)
+			if doc == nil {
+				return err
+			}
+			return c.finish(doc, err, func(e *api.Error) { doc.Error = e }, func() { c.printVerified(doc) })
+		},
+	}
+	c.archiveFlags(cmd)
+	c.identityFlag(cmd)
+	c.keyFlag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&level, "level", "quick", "how deep: quick, full or secrets")
+	f.StringVar(&c.archive.Instance, "instance", "", "with \"latest\": this instance's `NAME`")
+	f.StringVar(&c.instance.N8NDir, "n8n-dir", "", "n8n's `FOLDER`, to find the instance key in")
+	return cmd
+}
+
+func (c *commands) printVerified(doc *api.Verified) {
+	pairs := []string{"archive", doc.ID, "level", doc.Level, "state", doc.State, "signer", doc.Signer, "size", HumanBytes(doc.Size)}
+	if doc.Entries > 0 {
+		pairs = append(pairs, "entries", fmt.Sprintf("all %d as in the manifest", doc.Entries))
+	}
+	if doc.Level == "secrets" {
+		pairs = append(pairs, "secrets", fmt.Sprintf("%d open, each with the digest it had", doc.SecretsOpened))
+	}
+	c.term.KeyValues(append(pairs, "took", seconds(doc.Seconds))...)
+	c.printFindings(doc.Findings)
+	c.printFailures(doc.Failures)
+}
+
+func seconds(s float64) string {
+	return (time.Duration(s * float64(time.Second))).Round(time.Millisecond).String()
+}

@@ -1,0 +1,129 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// openPTY returns both ends of a pseudo terminal of 100 columns.
+func openPTY(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	fd := int(master.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 30, Col: 100}); err != nil {
+		t.Fatal(err)
+	}
+	return master, slave
+}
+
+func environment(pairs map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) { v, ok := pairs[name]; return v, ok }
+}
+
+func TestNewTerminal(t *testing.T) {
+	_, slave := openPTY(t)
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	term := NewTerminal(slave, slave, slave, environment(nil))
+	if !term.InTTY || !term.OutTTY || !term.ErrTTY || !term.Color || term.Width != 100 {
+		t.Errorf("on a terminal: %+v", term)
+	}
+	term = NewTerminal(file, file, file, environment(nil))
+	if term.InTTY || term.OutTTY || term.ErrTTY || term.Width != 0 || term.width() != 80 {
+		t.Errorf("on files: %+v", term)
+	}
+	for _, env := range []map[string]string{{"NO_COLOR": "1"}, {"TERM": "dumb"}} {
+		if NewTerminal(slave, slave, slave, environment(env)).Color {
+			t.Errorf("colours with %v", env)
+		}
+	}
+	if !NewTerminal(slave, slave, slave, environment(map[string]string{"NO_COLOR": "", "TERM": "xterm"})).Color {
+		t.Error("an empty NO_COLOR turns colours off")
+	}
+}
+
+// typist is the Err of a Terminal: it answers as soon as the question is there.
+type typist struct {
+	bytes.Buffer
+	master  *os.File
+	slave   *os.File
+	answers string
+}
+
+func (w *typist) Write(p []byte) (int, error) {
+	if strings.HasSuffix(string(p), ": ") {
+		// Echo may be on until the read begins; input that waits is read all the same.
+		if _, err := w.master.WriteString(w.answers); err != nil {
+			return 0, err
+		}
+	}
+	return w.Buffer.Write(p)
+}
+
+func TestAskSecret(t *testing.T) {
+	master, slave := openPTY(t)
+	errs := &typist{master: master, slave: slave, answers: "correct horse\n"}
+	tty := NewTerminal(slave, slave, slave, environment(nil))
+	tty.Err = errs
+	before, err := term.GetState(int(slave.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := tty.AskSecret("passphrase of \"id.age\"")
+	if err != nil || s.Reveal() != "correct horse" {
+		t.Errorf("%q, %v", s.Reveal(), err)
+	}
+	diff(t, "passphrase of \"id.age\": \n", errs.String())
+	after, err := term.GetState(int(slave.Fd()))
+	if err != nil || fmt.Sprint(*before) != fmt.Sprint(*after) {
+		t.Errorf("the terminal is not as it was: %v", err)
+	}
+}
+
+func TestAskSecretWithoutAnswer(t *testing.T) {
+	master, slave := openPTY(t)
+	tty := NewTerminal(slave, slave, slave, environment(nil))
+	tty.Err = &typist{master: master, slave: slave, answers: "\x04"}
+	if _, err := tty.AskSecret("passphrase"); err == nil || err.Error() != "no answer for passphrase" || problem.KindOf(err) != problem.Usage {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestInterruptibleRestores(t *testing.T) {
+	restored := false
+	in := interrupting{make(chan struct{})}
+	defer close(in.release)
+	_, err := interruptible(func() { restored = true }, func() (string, error) { return readLine(in) })
+	if !errors.Is(err, errInterrupted) || !restored {
+		t.Errorf("%v, restored %v", err, restored)
+	}
+}
