@@ -15,7 +15,8 @@ func (v *view) unfinished() string {
 	if t.Column("status") == nil {
 		return `(e."stoppedAt" IS NULL OR e."waitTill" IS NOT NULL)`
 	}
-	return `(e."status" IN ('new', 'running', 'waiting') OR e."waitTill" IS NOT NULL)`
+	// status is NULL in rows that are older than the column.
+	return `(e."status" IN ('new', 'running', 'waiting') OR e."waitTill" IS NOT NULL OR (e."status" IS NULL AND e."stoppedAt" IS NULL))`
 }
 
 // executions reads the data of executions in scope once: for the places in flatted

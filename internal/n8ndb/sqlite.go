@@ -51,6 +51,9 @@ func OpenSQLite(ctx context.Context, cfg SQLiteConfig) (*DB, error) {
 			db.cleanup = func() error { return removeOwnSideFiles(path, side) }
 		case err == nil:
 			db.yield = true
+		case !head.wal() && folderRefused(err) && exists(path+"-journal"):
+			return nil, problem.New(problem.Usage, "%q was left in the middle of a write, and only a program that may write it can repair it", path).
+				WithHint("start n8n on it once, or take a backup, which repairs a copy")
 		case head.wal() && folderRefused(err) && !side.log:
 			// Nobody has it open, or there would be a log; should somebody come, Close finds the log.
 			if db.pool, err = openSQLitePool(ctx, path, "&immutable=1"); err == nil {
@@ -123,6 +126,8 @@ func dsn(path, options string) string {
 }
 
 func openSQLitePool(ctx context.Context, path, options string) (*sql.DB, error) {
+	// Else closing any other descriptor of the file would drop the locks of this one.
+	_, _ = sqlite.OFDLocking(true)
 	pool, err := sql.Open("sqlite", dsn(path, options))
 	if err != nil {
 		return nil, err
@@ -161,6 +166,11 @@ func explainSQLite(path string, err error) error {
 			WithHint("run as the user that runs n8n, or as root")
 	}
 	return problem.Wrap(problem.Unexpected, err, "reading %q", path)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // side says which of SQLite's files lay beside a database before it was opened.
