@@ -9,27 +9,34 @@ import (
 	"io"
 )
 
-// readManifest parses manifest.json as it streams by, compares its entries with
+func (r *Reader) readManifest() (Manifest, error) {
+	m, err := parseManifest(r.tar, r.header, r.entries, r.spool)
+	var source *sourceError
+	if errors.As(err, &source) {
+		return Manifest{}, r.damage(source.err)
+	}
+	return m, err
+}
+
+// sourceError is trouble of the layers below.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return e.err.Error() }
+
+// parseManifest parses manifest.json as it streams by, compares its entries with
 // those that were read, spools the secrets, and then encodes everything again:
 // only the canonical text is accepted, so that nothing hides in repeated keys.
-func (r *Reader) readManifest() (Manifest, error) {
+func parseManifest(text io.Reader, header Header, entries []Entry, spool *spool) (Manifest, error) {
 	raw := sha256.New()
-	p := &manifestParser{
-		input:   &budget{r: io.TeeReader(r.tar, raw)},
-		spool:   r.spool,
-		entries: r.entries,
-	}
+	p := &manifestParser{input: &budget{r: io.TeeReader(text, raw)}, spool: spool, entries: entries}
 	p.dec = json.NewDecoder(p.input)
 	m, err := p.parse()
 	if err == nil {
-		_, err = io.Copy(io.Discard, p.input.r)
-		if err != nil {
-			p.input.err = err
-		}
+		_, p.input.err = io.Copy(io.Discard, p.input.r)
 	}
 	switch {
 	case p.input.err != nil:
-		return Manifest{}, r.damage(p.input.err)
+		return Manifest{}, &sourceError{p.input.err}
 	case p.local != nil:
 		return Manifest{}, p.local
 	case err != nil:
@@ -39,9 +46,9 @@ func (r *Reader) readManifest() (Manifest, error) {
 		return Manifest{}, p.mismatch
 	}
 	// The same entries: what was read has been compared with what is listed.
-	m.Entries = r.entries
+	m.Entries = entries
 	again := sha256.New()
-	if err := m.encode(again, r.spool.lines()); err != nil {
+	if err := m.encode(again, spool.lines()); err != nil {
 		return Manifest{}, err
 	}
 	if !bytes.Equal(again.Sum(nil), raw.Sum(nil)) {
@@ -50,7 +57,7 @@ func (r *Reader) readManifest() (Manifest, error) {
 	if err := m.check(); err != nil {
 		return Manifest{}, &DamagedError{Name: manifestName, Reason: "the manifest: " + err.Error()}
 	}
-	if !m.header().equal(r.header) {
+	if !m.header().equal(header) {
 		return Manifest{}, &DamagedError{Name: manifestName, Reason: "the manifest and header.json do not agree"}
 	}
 	return m, nil
