@@ -39,7 +39,7 @@ type File struct {
 // lexical order of their paths' parts: nodes, custom, ssh, git, and whatever else
 // a user has put there. Left out without a word are config, which holds the
 // instance key, SQLite databases with their logs at any name, which a snapshot
-// copies, crash.journal, event logs, temporary files of n8keep, and the links in
+// copies, crash.journal, event logs, what n8keep itself has put there, and the links in
 // node_modules/.bin. Other symbolic links, which are not followed, sockets and the
 // like, and folders that cannot be read are yielded with Skipped set. An error
 // ends the sequence: the folder itself cannot be read.
@@ -76,7 +76,7 @@ func leftOut(name string, cfg FilesConfig) bool {
 	if strings.HasPrefix(name, "n8nEventLog") && strings.HasSuffix(name, ".log") {
 		return true
 	}
-	return strings.HasPrefix(name, durable.TempPrefix) || strings.Contains(name, ".sqlite")
+	return strings.HasPrefix(name, ".n8keep-") || strings.Contains(name, ".sqlite")
 }
 
 // databaseFiles are the SQLite databases, which may have any name

@@ -30,8 +30,7 @@ type apply struct {
 
 func (a *apply) run(ctx context.Context) (Report, error) {
 	began := a.Now()
-	id := a.Sidecar.ID
-	a.report = Report{ID: id, To: a.target.dir, Warnings: []string{}}
+	a.report = Report{ID: a.Sidecar.ID, To: a.target.dir, Warnings: []string{}, Recovery: a.report.Recovery}
 	var err error
 	if a.owner, err = a.checkOwner(&a.Config); err != nil {
 		return a.report, err
@@ -95,17 +94,18 @@ func (a *apply) inFolder(ctx context.Context) error {
 		return err
 	}
 	if err := a.stage(ctx); err != nil {
-		return a.undo(ctx, err)
+		return a.undo(err)
 	}
 	return a.swap(ctx)
 }
 
 // lookAgain repeats what the plan looked at: time has passed since.
 func (a *apply) lookAgain(ctx context.Context) error {
-	var err error
-	if a.report.Recovery, _, err = a.recover(ctx, a.recovery()); err != nil {
+	again, _, err := a.recover(ctx, a.recovery())
+	if err != nil {
 		return err
 	}
+	a.report.Recovery.Runs = append(a.report.Recovery.Runs, again.Runs...)
 	t := target{dir: a.target.dir, base: a.target.dir, exists: true, size: -1, owner: a.target.owner}
 	if err := t.inspect(&a.Config, nil); err != nil {
 		return err
@@ -173,27 +173,50 @@ func (a *apply) unpackProblem(err error) error {
 	return a.failed(err, "unpacking archive %q", a.Sidecar.ID)
 }
 
-// swap puts everything in place, the database last, and looks at it there.
+// swap puts everything in place, the database last, and looks at it there. The
+// new database is held from before the rename until it is proved, so that no n8n
+// starts on one that may still be taken away.
 func (a *apply) swap(ctx context.Context) error {
-	h, err := a.holdOld(ctx)
+	old, err := a.holdOld(ctx)
 	if err != nil {
-		return a.undo(ctx, err)
+		return a.undo(err)
 	}
-	err = a.move(ctx, h)
+	fresh, err := a.holdNew(ctx)
+	if err == nil {
+		defer a.letGo(fresh)
+		err = a.move(ctx, old)
+	}
 	if err != nil {
-		err = a.undo(ctx, err)
+		err = a.undo(err)
 	}
-	if rerr := h.release(); rerr != nil {
-		a.Logger.Warn("old database not released", "error", rerr)
-	}
+	a.letGo(old)
 	if err != nil {
 		return err
 	}
 	a.Progress("proving the database in its place")
 	if err := a.prove(ctx); err != nil {
-		return a.rollBack(ctx, err)
+		return a.rollBack(err)
 	}
 	return a.finish()
+}
+
+func (a *apply) letGo(h *holding) {
+	if err := h.release(); err != nil {
+		a.Logger.Warn("database not released", "archive", string(a.Sidecar.ID), "error", err)
+	}
+}
+
+// holdNew holds the staged database, which nobody else knows of.
+func (a *apply) holdNew(ctx context.Context) (*holding, error) {
+	db, _ := a.journal.database()
+	h, err := hold(ctx, a.path(db.Staged), holdOptions{assumeStopped: true})
+	if err != nil {
+		return nil, err
+	}
+	if h.damaged != nil {
+		return nil, a.misfit("its database is none")
+	}
+	return h, nil
 }
 
 // holdOld keeps n8n out and brings the old database into one file. A database
@@ -314,13 +337,17 @@ func (a *apply) prove(ctx context.Context) error {
 }
 
 // rollBack puts everything back after the new database did not prove itself.
-func (a *apply) rollBack(ctx context.Context, why error) error {
+func (a *apply) rollBack(why error) error {
 	a.Progress("putting back what stood there before")
 	kind := problem.KindOf(why)
 	r := a.asRecovery()
-	if err := r.rollBack(context.WithoutCancel(ctx), a.journal); err != nil {
-		return problem.Wrap(kind, why, "the restored database did not prove itself, and it could not be put back").
-			WithHint("%v", err).WithHint("%s", problem.HintOf(err)).WithHint("%s", a.keptHint())
+	err := r.settle(&holding{}, a.journal)
+	if err == nil {
+		err = r.undoMoves(a.journal)
+	}
+	if err != nil {
+		return problem.Wrap(kind, why, "the restored database did not prove itself, and not everything could be put back").
+			WithHint("%v", err).WithHint("repeat the command: it first undoes what is left").WithHint("%s", a.keptHint())
 	}
 	e := problem.Wrap(kind, why, "the restored database did not prove itself where it stands; everything was put back as it was")
 	for _, w := range r.run.Warnings {
@@ -342,7 +369,7 @@ func (a *apply) keptHint() string {
 // undo takes back whatever was done and returns why, or what went wrong with
 // that as well. The old database is still held by the caller, or was never
 // touched.
-func (a *apply) undo(ctx context.Context, why error) error {
+func (a *apply) undo(why error) error {
 	r := a.asRecovery()
 	var err error
 	db, _ := a.journal.database()
@@ -353,7 +380,7 @@ func (a *apply) undo(ctx context.Context, why error) error {
 		var staged fs.FileInfo
 		if staged, err = a.stat(db.Staged); err == nil && staged == nil {
 			// The rename happened, the sync after it did not.
-			return a.rollBack(ctx, why)
+			return a.rollBack(why)
 		}
 		if err == nil {
 			err = r.undoMoves(a.journal)

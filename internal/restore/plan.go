@@ -134,15 +134,15 @@ func (p *Plan) describe(owner *Owner) {
 	}
 	step(p.Database, 0, "rename the restored database to its place: from here on the restore counts")
 	step(p.Database, 0, "prove it again where it stands; if that fails, put everything back")
-	p.Owner = t.owner
+	p.Owner = Owner{os.Geteuid(), os.Getegid()}
 	if owner != nil {
 		p.Owner = *owner
 	}
 	if cfg.Sidecar.State == archive.StateDegraded {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("the backup is degraded: %d of %d secrets did not open when it was taken", cfg.Sidecar.SecretsFailed, cfg.Sidecar.Secrets))
 	}
-	if owner == nil && p.Owner.UID != os.Geteuid() {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("the folder belongs to uid %d, but what is restored will belong to uid %d; only root can change that", p.Owner.UID, os.Geteuid()))
+	if owner == nil && t.owner.UID != p.Owner.UID {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("%q belongs to uid %d, but what is restored will belong to uid %d; only root can change that", t.base, t.owner.UID, p.Owner.UID))
 	}
 }
 
@@ -161,7 +161,7 @@ func (p *Plan) Apply(ctx context.Context) (Report, error) {
 	if p.cfg.Unpack == nil {
 		return Report{}, errors.New("applying a plan twice")
 	}
-	a := &apply{Config: p.cfg, target: p.target}
+	a := &apply{Config: p.cfg, target: p.target, report: Report{Recovery: p.Recovery}}
 	p.cfg.Unpack = nil
 	return a.run(ctx)
 }

@@ -109,7 +109,11 @@ func (r *recovery) one(ctx context.Context) error {
 	if err != nil {
 		return r.trouble(err)
 	}
-	if j.Stage == placing && stagedDB == nil {
+	at, err := r.stat(db.Path)
+	if err != nil {
+		return r.trouble(err)
+	}
+	if j.Stage == placing && (stagedDB == nil || at != nil && os.SameFile(at, stagedDB)) {
 		return r.complete(ctx, j)
 	}
 	return r.undoAll(ctx, j)
@@ -135,6 +139,9 @@ func (r *recovery) complete(ctx context.Context, j *journal) error {
 	}
 	r.run.Outcome = Completed
 	r.did("the restored database was in its place, and stays")
+	if at == nil {
+		r.warn("%q was removed since", r.path(db.Path))
+	}
 	if db.Kept != "" {
 		r.run.SafetyCopy = r.path(db.Kept)
 	}
@@ -260,8 +267,18 @@ func (r *recovery) undoMoves(j *journal) error {
 		r.did("put back what stood there before")
 		return r.finish(j)
 	}
+	adopted, err := r.adopted(j)
+	if err != nil {
+		return r.trouble(err)
+	}
+	if adopted {
+		r.warn("a database was made in %q since; the restored files are left beside it", r.dir)
+	}
 	var moved []string
 	for _, m := range slices.Backward(j.Moves) {
+		if adopted && m.Kept == "" {
+			continue
+		}
 		warning, err := r.undo(m)
 		if err != nil {
 			return r.trouble(err)
@@ -279,6 +296,24 @@ func (r *recovery) undoMoves(j *journal) error {
 	}
 	r.did("put back what stood there before")
 	return r.finish(j)
+}
+
+// adopted reports whether an n8n was started in a folder that had no database,
+// and so works with the config and the files that the restore had placed.
+func (r *recovery) adopted(j *journal) (bool, error) {
+	db, _ := j.database()
+	if db.Kept != "" || j.Stage != placing {
+		return false, nil
+	}
+	at, err := r.stat(db.Path)
+	if err != nil || at == nil {
+		return false, err
+	}
+	staged, err := r.stat(db.Staged)
+	if err != nil || staged == nil {
+		return false, err
+	}
+	return !os.SameFile(at, staged), nil
 }
 
 // existing leaves out names whose folder was never made.

@@ -21,6 +21,11 @@ import (
 // the target was touched.
 func (a *apply) prepare() error {
 	slices.SortFunc(a.unpacked.Files, func(x, y File) int { return strings.Compare(x.Path, y.Path) })
+	all := len(a.unpacked.Files)
+	a.unpacked.Files = slices.DeleteFunc(a.unpacked.Files, func(f File) bool { return strings.HasPrefix(f.Path, ".n8keep-") })
+	if left := all - len(a.unpacked.Files); left > 0 {
+		a.warn("%d files are left out: an earlier restore had put them aside before the backup was taken", left)
+	}
 	for i, file := range a.unpacked.Files {
 		if err := a.checkFile(file); err != nil {
 			return err
@@ -64,11 +69,10 @@ func (a *apply) prepare() error {
 // checkFile refuses names that an archive has no business with, and places that
 // a file cannot be renamed into.
 func (a *apply) checkFile(file File) error {
-	first, _, _ := strings.Cut(file.Path, "/")
 	switch {
 	case !localName(file.Path):
 		return a.misfit("it has a file %q, which leads out of the folder", file.Path)
-	case file.Path == "config" || strings.HasPrefix(first, a.database) || strings.HasPrefix(first, "database.sqlite") || strings.HasPrefix(first, ".n8keep-"):
+	case file.Path == "config" || file.Path == a.database || slices.Contains(prefixAll(a.database, journalSuffixes()), file.Path):
 		return a.misfit("it has a file %q, a name that is not restored from an archive", file.Path)
 	}
 	for _, mount := range a.mounts {
