@@ -89,12 +89,13 @@ func (r *snapRebuilder) keptRows(table string) string {
 	case "binary_data":
 		// What belongs to an execution goes with it, what belongs to a chat goes as
 		// the chats do. Files of agents, and kinds not known yet, are no history. The
-		// ids come from the index over the two columns, not from the rows.
-		return "FROM src." + quote(table) + ` AS t WHERE t."fileId" IN (` +
-			`SELECT b."fileId" FROM ` + snapKept + " AS k CROSS JOIN src." + quote(table) + ` AS b ON b."sourceType" = 'execution' AND b."sourceId" = CAST(k.id AS TEXT) ` +
-			"UNION ALL " +
-			`SELECT b."fileId" FROM src.` + quote(table) + ` AS b WHERE b."sourceType" < 'chat_message_attachment' ` +
-			`OR (b."sourceType" > 'chat_message_attachment' AND b."sourceType" < 'execution') OR b."sourceType" > 'execution')`
+		// rows come from n8n's index over the two columns: each of these is a range of it.
+		part := " FROM src." + quote(table) + ` AS b WHERE b."sourceType" `
+		return "FROM src." + quote(table) + " AS t WHERE t.rowid IN (" +
+			"SELECT b.rowid FROM " + snapKept + " AS k CROSS JOIN src." + quote(table) + ` AS b ON b."sourceType" = 'execution' AND b."sourceId" = CAST(k.id AS TEXT)` +
+			" UNION ALL SELECT b.rowid" + part + `< 'chat_message_attachment'` +
+			" UNION ALL SELECT b.rowid" + part + `> 'chat_message_attachment' AND b."sourceType" < 'execution'` +
+			" UNION ALL SELECT b.rowid" + part + `> 'execution')`
 	}
 	return ""
 }
