@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 )
@@ -38,6 +39,11 @@ func newLab(t *testing.T, bin, fixture string) *lab {
 	l := &lab{t: t, bin: bin, dir: dir, n8n: filepath.Join(dir, "n8n"), target: filepath.Join(dir, "backups"),
 		identity: filepath.Join(dir, "identity.txt"), key: filepath.Join(dir, "key")}
 	copyTree(t, filepath.Join("../../testdata/fixtures", fixture), l.n8n, "config", "database.sqlite")
+	// Older than a tick of the clock: such a database is read without side files.
+	past := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(l.n8n, "database.sqlite"), past, past); err != nil {
+		t.Fatal(err)
+	}
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
@@ -113,6 +119,17 @@ func (l *lab) points(args ...string) []string {
 
 func (l *lab) create(extra ...string) []string {
 	return append([]string{"backup", "create", "--instance", "lab", "--n8n-dir", l.n8n, "--recipient", l.recip, "--target", l.target, "--json"}, extra...)
+}
+
+// sample picks every n-th point and the last two; all of them in a soak.
+func sample(points []string, n int) []int {
+	var out []int
+	for i := range points {
+		if os.Getenv("N8KEEP_SOAK") != "" || i%n == 0 || i >= len(points)-2 {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 // treeHash is a hash of names, modes and contents below dir.
