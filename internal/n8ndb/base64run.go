@@ -13,93 +13,117 @@ type candidate struct {
 	cbc      bool
 }
 
-// minRun is the base64 text of the shortest ciphertext, CBC of one block, without
-// padding. A run of that length covers a probe, so the text between probes is
-// looked at only around base64 characters.
+// The shortest base64 text of each, without padding: CBC of one block, GCM of an
+// empty text.
 const (
-	minRun    = 43
-	minGCMRun = 66
+	minCBC = 43
+	minGCM = 66
 )
 
 const cbcMark = "U2FsdGVkX1"
 
-// isBase64 looks the character up in a bit mask of the standard alphabet.
-func isBase64(c byte) bool {
-	const low, high uint64 = 0x03ff_8800_0000_0000, 0x07ff_fffe_07ff_fffe
-	switch c >> 6 {
-	case 0:
-		return low>>c&1 == 1
-	case 1:
-		return high>>(c&63)&1 == 1
-	}
-	return false
-}
+// base64Chars is 1 for the characters of the standard alphabet.
+const base64Chars = "" +
+	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
+	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00\x00" +
+	"\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00" +
+	"\x00\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x00\x00\x00\x00\x00"
+
+func isBase64(c byte) bool { return c < 128 && base64Chars[c] == 1 }
 
 // findCiphertext calls fn for everything in b that looks like n8n's ciphertext:
-// base64 of "Salted__", or of a version byte 1 and enough more, with or without a
-// key id. b may be JSON, in which the text stands unchanged.
+// first all base64 of "Salted__", then all of a version byte 1 and enough more, with
+// or without a key id. b may be JSON, in which such text stands unchanged.
+//
+// It jumps from one character that a ciphertext may begin with to the next.
 func findCiphertext(b []byte, fn func(candidate)) {
-	done := 0 // end of the last run
-	for p := minRun - 1; p < len(b); {
-		if !isBase64(b[p]) {
-			p += minRun
-			continue
-		}
-		start := p
-		for start > done && isBase64(b[start-1]) {
-			start--
-		}
-		end := p + 1
-		for end < len(b) && isBase64(b[end]) {
-			end++
-		}
-		if end-start >= minRun {
-			inRun(b, start, end, fn)
-		}
-		done = end
-		p = end + minRun
-	}
-}
-
-// inRun looks at one maximal run of base64 characters.
-func inRun(b []byte, start, end int, fn func(candidate)) {
-	tail := end
-	for tail < len(b) && tail < end+2 && b[tail] == '=' {
-		tail++
-	}
-	for at := start; ; {
-		i := bytes.Index(b[at:end], []byte(cbcMark))
+	for at := 0; ; {
+		i := bytes.Index(b[at:], []byte(cbcMark))
 		if i < 0 {
 			break
 		}
-		at += i
-		if end-at >= minRun && strings.IndexByte("89+/", b[at+len(cbcMark)]) >= 0 {
-			fn(candidate{text: b[at:tail], cbc: true})
-			return // what follows is its body
+		start := at + i
+		at = start + len(cbcMark)
+		if at == len(b) || strings.IndexByte("89+/", b[at]) < 0 {
+			continue
 		}
+		at = runEnd(b, at)
+		if at-start >= minCBC {
+			fn(candidate{text: b[start:padded(b, at)], cbc: true})
+		}
+	}
+	for at := 0; len(b)-at >= minGCM; {
+		i := bytes.IndexByte(b[at:], 'A')
+		if i < 0 {
+			break
+		}
+		start := at + i
+		at = start + 1
+		for at < len(b) && b[at] == 'A' { // common in base64 of pictures
+			at++
+		}
+		start = at - 1
+		if at == len(b) || !versionOne(b[at]) || !beginsRun(b, start) {
+			continue
+		}
+		if at = runEnd(b, at); at-start < minGCM {
+			continue
+		}
+		c := candidate{text: b[start:padded(b, at)]}
+		if id := keyIDBefore(b, start); id < start {
+			c = candidate{text: b[id:padded(b, at)], idLen: start - 1 - id, prefixed: true}
+		}
+		fn(c)
+	}
+}
+
+// versionOne: after 'A', the byte 1 leaves these second characters.
+func versionOne(c byte) bool { return 'Q' <= c && c <= 'Z' || 'a' <= c && c <= 'f' }
+
+func runEnd(b []byte, at int) int {
+	for at < len(b) && isBase64(b[at]) {
 		at++
 	}
-	if start > 0 && b[start-1] == '\\' {
-		start++ // the letter of a JSON escape
-		if b[start-1] == 'u' {
-			start += 4
-		}
-	}
-	if end-start < minGCMRun || b[start] != 'A' || !('Q' <= b[start+1] && b[start+1] <= 'Z' || 'a' <= b[start+1] && b[start+1] <= 'f') {
-		return
-	}
-	id := start
-	if start > 0 && b[start-1] == ':' {
-		for id = start - 1; id > 0 && start-1-id < 37 && isIDChar(b[id-1]); {
-			id--
-		}
-		if n := start - 1 - id; n >= 1 && n <= 36 {
-			fn(candidate{text: b[id:tail], idLen: n, prefixed: true})
-			return
-		}
-	}
-	fn(candidate{text: b[start:tail]})
+	return at
 }
+
+func padded(b []byte, end int) int {
+	limit := min(end+2, len(b))
+	for end < limit && b[end] == '=' {
+		end++
+	}
+	return end
+}
+
+// beginsRun reports whether no base64 character stands before, other than the
+// letters of a JSON escape.
+func beginsRun(b []byte, start int) bool {
+	if start == 0 || !isBase64(b[start-1]) {
+		return true
+	}
+	if start >= 2 && b[start-2] == '\\' && strings.IndexByte("nrtbf/", b[start-1]) >= 0 {
+		return true
+	}
+	return start >= 6 && b[start-6] == '\\' && b[start-5] == 'u'
+}
+
+// keyIDBefore returns where the key id before a colon begins, or start if there is
+// none.
+func keyIDBefore(b []byte, start int) int {
+	if start < 2 || b[start-1] != ':' {
+		return start
+	}
+	id := start - 1
+	for id > 0 && start-id <= maxKeyID+2 && isIDChar(b[id-1]) {
+		id--
+	}
+	if n := start - 1 - id; n < 1 || n > maxKeyID {
+		return start
+	}
+	return id
+}
+
+const maxKeyID = 36 // deployment_key.id
 
 func isIDChar(c byte) bool {
 	return c == '-' || c == '_' || isBase64(c) && c != '+' && c != '/'

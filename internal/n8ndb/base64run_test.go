@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"math/rand/v2"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -21,21 +22,40 @@ func found(b []byte) []string {
 	return list
 }
 
-// naive finds runs byte by byte.
+// naive looks at every position.
 func naive(b []byte) []string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	run := func(i int) int {
+		return len(b[i:]) - len(bytes.TrimLeft(b[i:], alphabet))
+	}
+	padding := func(s []byte) int {
+		n := 0
+		for n < 2 && n < len(s) && s[n] == '=' {
+			n++
+		}
+		return n
+	}
 	var list []string
 	for i := 0; i < len(b); i++ {
-		if !isBase64(b[i]) {
+		if n := run(i); n >= 43 && bytes.HasPrefix(b[i:], []byte("U2FsdGVkX1")) && strings.ContainsRune("89+/", rune(b[i+10])) {
+			list = append(list, string(b[i:i+n+padding(b[i+n:])]))
+			i += n - 1
+		}
+	}
+	id := regexp.MustCompile(`(?s)^(?:.*[^A-Za-z0-9_-])?([A-Za-z0-9_-]{1,36}:)$`)
+	escape := regexp.MustCompile(`(?s)\\([nrtbf/]|u....)$`)
+	for i := 0; i < len(b); i++ {
+		n := run(i)
+		if n < 66 || b[i] != 'A' || !strings.ContainsRune("QRSTUVWXYZabcdef", rune(b[i+1])) ||
+			i > 0 && strings.IndexByte(alphabet, b[i-1]) >= 0 && !escape.Match(b[:i]) {
 			continue
 		}
-		end := i
-		for end < len(b) && isBase64(b[end]) {
-			end++
+		text := string(b[i : i+n+padding(b[i+n:])])
+		if m := id.FindSubmatch(b[:i]); m != nil {
+			text = string(m[1]) + text
 		}
-		if end-i >= minRun {
-			inRun(b, i, end, func(c candidate) { list = append(list, string(c.text)) })
-		}
-		i = end
+		list = append(list, text)
+		i += n - 1
 	}
 	return list
 }
@@ -60,10 +80,10 @@ func TestFindCiphertext(t *testing.T) {
 		"prefixed":         {prefixed, []string{prefixed}},
 		"in JSON":          {`{"a":"` + sampleCBC + `","b":"` + prefixed + `"}`, []string{sampleCBC, prefixed}},
 		"in JSON in JSON":  {`{\"a\":\"` + sampleGCM + `\"}`, []string{sampleGCM}},
-		"after a newline":  {`x\n` + sampleGCM + `\r\n` + sampleCBC, []string{sampleGCM, sampleCBC}},
+		"after a newline":  {`x\n` + sampleGCM + `\r\n` + sampleCBC, []string{sampleCBC, sampleGCM}},
 		"after an escape":  {`\u00e9` + sampleGCM, []string{sampleGCM}},
 		"glued to a word":  {"word" + sampleCBC, []string{sampleCBC}},
-		"comma list":       {sampleCBC + "," + prefixed + "," + sampleCBC, []string{sampleCBC, prefixed, sampleCBC}},
+		"comma list":       {sampleCBC + "," + prefixed + "," + sampleCBC, []string{sampleCBC, sampleCBC, prefixed}},
 		"shortest CBC":     {"U2FsdGVkX18BAgMEBQYHCDbcm9YRK+oY9J3mYohVtRQ=", []string{"U2FsdGVkX18BAgMEBQYHCDbcm9YRK+oY9J3mYohVtRQ="}},
 		"too short":        {"U2FsdGVkX18BAgMEBQYHCDbcm9YR", nil},
 		"too short gcm":    {sampleGCM[:60], nil},
@@ -78,7 +98,7 @@ func TestFindCiphertext(t *testing.T) {
 		}
 	}
 	// At every distance from the probes.
-	for n := range 3 * minRun {
+	for n := range 3 * minCBC {
 		text := strings.Repeat(" ", n) + sampleCBC + " "
 		if got := found([]byte(text)); len(got) != 1 || got[0] != sampleCBC {
 			t.Fatalf("after %d spaces: %q", n, got)

@@ -71,7 +71,7 @@ func scanFlatted(data []byte) []flattedValue {
 	contexts := map[int]bool{}
 	s := flattedScanner{data: data}
 	for s.next() {
-		if s.data[s.start] != '{' {
+		if !s.named || s.data[s.start] != '{' {
 			continue
 		}
 		s.members(func(name, value []byte) {
@@ -105,9 +105,13 @@ func scanFlatted(data []byte) []flattedValue {
 	}
 	var found []flattedValue
 	s = flattedScanner{data: data}
-	for s.next() {
+	for left := len(targets); left > 0 && s.next(); {
 		names := targets[s.element]
-		if names == nil || s.data[s.start] != '"' {
+		if names == nil {
+			continue
+		}
+		left--
+		if s.data[s.start] != '"' {
 			continue
 		}
 		for i, name := range names {
@@ -150,6 +154,7 @@ type flattedScanner struct {
 	start, end int // its JSON text
 	at         int
 	begun      bool
+	named      bool // the current one has a string as long as a name of interest
 }
 
 func (s *flattedScanner) next() bool {
@@ -167,7 +172,7 @@ func (s *flattedScanner) next() bool {
 		s.at++
 	}
 	s.space()
-	s.start = s.at
+	s.start, s.named = s.at, false
 	if !s.value() || s.at == s.start {
 		return false
 	}
@@ -188,8 +193,13 @@ func (s *flattedScanner) value() bool {
 	for s.at < len(s.data) {
 		switch s.data[s.at] {
 		case '"':
+			from := s.at
 			if !s.text() {
 				return false
+			}
+			switch s.at - from - len(`""`) {
+			case len("credentials"), len("secureArtifacts"), len("executionContext"), len("encryptedMetadata"):
+				s.named = true
 			}
 			if depth == 0 {
 				return true

@@ -39,7 +39,7 @@ func (s *sweeper) value(table, column, row string, b []byte, known []string, all
 	if s.cfg.Needle != nil && s.cfg.Needle.Find(b) {
 		s.hit(table, column, row)
 	}
-	if !s.cfg.Sweep || all || len(b) < minRun {
+	if !s.cfg.Sweep || all || len(b) < minCBC {
 		return nil
 	}
 	var failed error
