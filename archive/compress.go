@@ -12,7 +12,7 @@ import (
 // One zstd frame holds this much of the tar stream. Frames are independent, so
 // that they are compressed at the same time; a decoder reads them one after
 // another as one stream (RFC 8878, section 3).
-const frameBytes = 4 << 20
+const frameBytes = 1 << 20
 
 const compressWorkers = 2
 

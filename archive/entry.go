@@ -39,7 +39,7 @@ const (
 	maxManifest   = 4 << 30   // bytes of manifest.json
 	maxWindow     = 8 << 20   // bytes of zstd window
 	maxPieceBytes = 16 << 20  // bytes of one piece of a stream, by format
-	pieceBytes    = 4 << 20   // bytes of one piece of a stream, as written here
+	pieceBytes    = 2 << 20   // bytes of one piece of a stream, as written here
 )
 
 // CheckEntryName says whether an archive can hold a file of that name: relative,
