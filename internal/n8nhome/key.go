@@ -156,7 +156,7 @@ func ResolveKey(sources KeySources) (Resolution, error) {
 			continue
 		}
 		if c.err != nil {
-			r.warn("%s was not needed, and could not be read: %v", c.source, c.err)
+			r.warn("%v; it is not needed, %s has the key", c.err, winner.source)
 			continue
 		}
 		if !c.key.IsZero() {
