@@ -66,7 +66,7 @@ func (t *Terminal) AskSecret(prompt string) (secret.String, error) {
 	switch {
 	case errors.Is(err, errInterrupted):
 		return secret.String{}, interrupted()
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.EIO): // Ctrl-D, or the terminal is gone
 		return secret.String{}, problem.New(problem.Usage, "no answer for %s", prompt)
 	case err != nil:
 		return secret.String{}, problem.Wrap(problem.Unexpected, err, "reading %s", prompt)

@@ -23,10 +23,10 @@ func TestTable(t *testing.T) {
 		want  string
 	}{
 		{"80 columns", 80, `
-place                             values   open  fail  keys
-credentials_entity.data              212    209     3  8Kf3Vn2qLx0aZt7P 200, i…
-settings[features.oidc].clientS…       1      1     0  instance
-user.mfaSecret                     12345  12345     0
+place                         values   open  fail  keys
+credentials_entity.data          212    209     3  8Kf3Vn2qLx0aZt7P 200, instan…
+settings[features.oidc].cli…       1      1     0  instance
+user.mfaSecret                 12345  12345     0
 `},
 		{"wide", 200, `
 place                                 values   open  fail  keys
@@ -35,10 +35,10 @@ settings[features.oidc].clientSecret       1      1     0  instance
 user.mfaSecret                         12345  12345     0
 `},
 		{"narrow", 44, `
-place        values   open  fail  keys
-credential…     212    209     3  8Kf3Vn2qL…
-settings[f…       1      1     0  instance
-user.mfaSe…   12345  12345     0
+place       values   open  fail  keys
+credentia…     212    209     3  8Kf3Vn2qLx…
+settings[…       1      1     0  instance
+user.mfaS…   12345  12345     0
 `},
 		{"too narrow", 10, `
 place     values   open  fail  keys
@@ -78,7 +78,7 @@ func TestTableKeepsWhatIsCopied(t *testing.T) {
 		{"20260801T020000Z-n8n.example.com-abc234", "2 h", "kept for the auditor until the end of the year"},
 	})
 	diff(t, `archive                                  age  note
-20260801T020000Z-n8n.example.com-abc234  2 h  kept for the …
+20260801T020000Z-n8n.example.com-abc234  2 h  kept for the…
 `, out.String())
 }
 
@@ -91,11 +91,11 @@ func TestTableUnicode(t *testing.T) {
 		{"👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻", "3"},
 		{"evil\x1b[31m\nname", "4"},
 	})
-	diff(t, `credential               rows
-Zürich Büro                 1
-日本語の資格情報のとて…     2
-👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻…     3
-evil\x1b[31m\nname          4
+	diff(t, `credential                rows
+Zürich Büro                  1
+日本語の資格情報のとて…      2
+👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻👩‍💻…      3
+evil\x1b[31m\nname           4
 `, out.String())
 }
 

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"strings"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -71,37 +72,53 @@ func TestNewTerminal(t *testing.T) {
 	}
 }
 
-// typist is the Err of a Terminal: it answers as soon as the question is there.
-type typist struct {
-	bytes.Buffer
-	master  *os.File
-	slave   *os.File
-	answers string
-}
-
-func (w *typist) Write(p []byte) (int, error) {
-	if strings.HasSuffix(string(p), ": ") {
-		// Echo may be on until the read begins; input that waits is read all the same.
-		if _, err := w.master.WriteString(w.answers); err != nil {
-			return 0, err
+// answering types the answer once the terminal's echo is off, and not before; ""
+// closes the terminal.
+func answering(t *testing.T, master, slave *os.File, answer string) (wait func()) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		for {
+			state, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+			if err != nil {
+				done <- err
+				return
+			}
+			if state.Lflag&unix.ECHO == 0 {
+				break
+			}
+			runtime.Gosched()
+		}
+		if answer == "" {
+			done <- master.Close()
+			return
+		}
+		_, err := master.WriteString(answer)
+		done <- err
+	}()
+	return func() {
+		t.Helper()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	}
-	return w.Buffer.Write(p)
 }
 
 func TestAskSecret(t *testing.T) {
 	master, slave := openPTY(t)
-	errs := &typist{master: master, slave: slave, answers: "correct horse\n"}
+	var errs bytes.Buffer
 	tty := NewTerminal(slave, slave, slave, environment(nil))
-	tty.Err = errs
+	tty.Err = &errs
 	before, err := term.GetState(int(slave.Fd()))
 	if err != nil {
 		t.Fatal(err)
 	}
+	wait := answering(t, master, slave, "correct horse\n")
 	s, err := tty.AskSecret("passphrase of \"id.age\"")
 	if err != nil || s.Reveal() != "correct horse" {
 		t.Errorf("%q, %v", s.Reveal(), err)
 	}
+	wait()
 	diff(t, "passphrase of \"id.age\": \n", errs.String())
 	after, err := term.GetState(int(slave.Fd()))
 	if err != nil || fmt.Sprint(*before) != fmt.Sprint(*after) {
@@ -112,7 +129,8 @@ func TestAskSecret(t *testing.T) {
 func TestAskSecretWithoutAnswer(t *testing.T) {
 	master, slave := openPTY(t)
 	tty := NewTerminal(slave, slave, slave, environment(nil))
-	tty.Err = &typist{master: master, slave: slave, answers: "\x04"}
+	tty.Err = io.Discard
+	defer answering(t, master, slave, "")()
 	if _, err := tty.AskSecret("passphrase"); err == nil || err.Error() != "no answer for passphrase" || problem.KindOf(err) != problem.Usage {
 		t.Errorf("%v", err)
 	}
@@ -125,5 +143,15 @@ func TestInterruptibleRestores(t *testing.T) {
 	_, err := interruptible(func() { restored = true }, func() (string, error) { return readLine(in) })
 	if !errors.Is(err, errInterrupted) || !restored {
 		t.Errorf("%v, restored %v", err, restored)
+	}
+}
+
+func TestAskSecretOnAClosedTerminal(t *testing.T) {
+	master, slave := openPTY(t)
+	tty := NewTerminal(slave, slave, slave, environment(nil))
+	tty.Err = io.Discard
+	master.Close()
+	if _, err := tty.AskSecret("passphrase"); err == nil || err.Error() != "preparing the terminal: input/output error" {
+		t.Errorf("%v", err)
 	}
 }
