@@ -23,7 +23,7 @@ import (
 
 // host is what one backup run needs, on a fixture of a real n8n.
 type host struct {
-	t        *testing.T
+	t        testing.TB
 	dir      string
 	cfg      backup.Config
 	identity *age.X25519Identity
@@ -31,7 +31,7 @@ type host struct {
 	trust    backup.Trust
 }
 
-func newHost(t *testing.T, fixture, key string) *host {
+func newHost(t testing.TB, fixture, key string) *host {
 	t.Helper()
 	dir := t.TempDir()
 	n8n := filepath.Join(dir, "n8n")
@@ -51,7 +51,7 @@ func newHost(t *testing.T, fixture, key string) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	receipt, err := log.Begin(t.Context(), "os:test", audit.Event{Command: "test"}, audit.FailClosed)
+	receipt, err := log.Begin(context.Background(), "os:test", audit.Event{Command: "test"}, audit.FailClosed)
 	if err != nil {
 		t.Fatal(err)
 	}

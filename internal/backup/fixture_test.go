@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func fixtureKey(t *testing.T, fixture string) string {
+func fixtureKey(t testing.TB, fixture string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("../../testdata/fixtures", fixture, "fixture.json"))
 	if err != nil {
