@@ -341,7 +341,7 @@ func (a *apply) rollBack(why error) error {
 	a.Progress("putting back what stood there before")
 	kind := problem.KindOf(why)
 	r := a.asRecovery()
-	err := r.settle(&holding{}, a.journal)
+	err := r.settle(a.journal)
 	if err == nil {
 		err = r.undoMoves(a.journal)
 	}

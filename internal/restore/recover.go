@@ -127,7 +127,8 @@ func (r *recovery) complete(ctx context.Context, j *journal) error {
 	if err != nil {
 		return r.trouble(err)
 	}
-	if at != nil && at.Size() == db.Size && at.ModTime().Equal(db.ModTime) && !j.Flawed && !r.walBeside(db.Path) {
+	used := at == nil || r.used(db, at)
+	if !used && !j.Flawed {
 		problems, err := sound(ctx, r.path(db.Path), r.flt)
 		if err != nil {
 			return r.trouble(err)
@@ -154,12 +155,19 @@ func (r *recovery) complete(ctx context.Context, j *journal) error {
 	return r.finish(j)
 }
 
-func (r *recovery) walBeside(database string) bool {
-	info, err := r.stat(database + "-wal")
-	return err != nil || info != nil
+// used reports whether the database that a restore placed was written to since,
+// or may be: it has a log.
+func (r *recovery) used(db move, at fs.FileInfo) bool {
+	for _, name := range prefixAll(db.Path, journalSuffixes()) {
+		if info, err := r.stat(name); err != nil || info != nil {
+			return true
+		}
+	}
+	return at.Size() != db.Size || !at.ModTime().Equal(db.ModTime)
 }
 
-// rollBack takes a database that is in its place away again.
+// rollBack takes a database that is in its place, and that nobody has used, away
+// again.
 func (r *recovery) rollBack(ctx context.Context, j *journal) error {
 	db, _ := j.database()
 	r.run.Outcome = Undone
@@ -169,24 +177,25 @@ func (r *recovery) rollBack(ctx context.Context, j *journal) error {
 	}
 	defer h.release()
 	if !r.cfg.DryRun {
-		if err := r.settle(h, j); err != nil {
+		if err := r.settle(j); err != nil {
 			return r.trouble(err)
 		}
 	}
 	return r.undoMoves(j)
 }
 
-// settle prepares a database that is in its place for being taken away: its log
-// goes, because it would change what is put back, and the journal learns how the
-// database looks now. A journal that cannot be written (a full disk) does not
-// keep the old database from coming back.
-func (r *recovery) settle(h *holding, j *journal) error {
+// settle prepares a held database for being taken away: a log beside it would
+// change what is put back, and the journal learns how the database looks now. A
+// journal that cannot be written (a full disk) does not keep the old database
+// from coming back.
+func (r *recovery) settle(j *journal) error {
 	db, _ := j.database()
-	if h.damaged != nil {
-		for _, name := range prefixAll(db.Path, journalSuffixes()) {
-			if err := r.remove(name); err != nil {
-				return err
-			}
+	for _, name := range prefixAll(db.Path, journalSuffixes()) {
+		if at, err := r.stat(name); err != nil || at == nil {
+			continue
+		}
+		if err := r.remove(name); err != nil {
+			return err
 		}
 	}
 	at, err := r.stat(db.Path)
@@ -231,7 +240,7 @@ func (r *recovery) hold(ctx context.Context, database string) (*holding, error) 
 	if at == nil || r.cfg.DryRun {
 		return &holding{}, nil
 	}
-	h, err := holdAlone(ctx, r.path(database), holdOptions{healthURL: r.cfg.HealthURL, assumeStopped: r.cfg.AssumeStopped, damagedToo: true})
+	h, err := hold(ctx, r.path(database), holdOptions{healthURL: r.cfg.HealthURL, assumeStopped: r.cfg.AssumeStopped, damagedToo: true})
 	if err != nil {
 		return nil, problem.Wrap(problem.KindOf(err), err, "a restore of %q was cut short in %q and has to be undone first", r.run.ID, r.dir).WithHint("%s", problem.HintOf(err))
 	}
@@ -272,13 +281,18 @@ func (r *recovery) undoMoves(j *journal) error {
 		return r.trouble(err)
 	}
 	if adopted {
-		r.warn("a database was made in %q since; the restored files are left beside it", r.dir)
+		r.warn("the database %q was used since, and stays, and so do the files beside it", r.path(j.Moves[len(j.Moves)-1].Path))
+		for _, m := range j.Moves {
+			if m.Kept != "" {
+				r.warn("%q from before the restore is %q", m.Path, r.path(m.Kept))
+			}
+		}
+		r.did("left the folder as it is")
+		j.Folders = nil
+		return r.finish(j)
 	}
 	var moved []string
 	for _, m := range slices.Backward(j.Moves) {
-		if adopted && m.Kept == "" {
-			continue
-		}
 		warning, err := r.undo(m)
 		if err != nil {
 			return r.trouble(err)
@@ -298,22 +312,28 @@ func (r *recovery) undoMoves(j *journal) error {
 	return r.finish(j)
 }
 
-// adopted reports whether an n8n was started in a folder that had no database,
-// and so works with the config and the files that the restore had placed.
+// adopted reports whether an n8n was started since on a database that an undo
+// would take away, or beside the config that it would take away.
 func (r *recovery) adopted(j *journal) (bool, error) {
 	db, _ := j.database()
-	if db.Kept != "" || j.Stage != placing {
-		return false, nil
-	}
 	at, err := r.stat(db.Path)
 	if err != nil || at == nil {
 		return false, err
 	}
 	staged, err := r.stat(db.Staged)
-	if err != nil || staged == nil {
+	if err != nil {
 		return false, err
 	}
-	return !os.SameFile(at, staged), nil
+	if staged != nil {
+		return db.Kept == "" && !os.SameFile(at, staged), nil
+	}
+	if db.Kept != "" {
+		kept, err := r.stat(db.Kept)
+		if err != nil || kept == nil || os.SameFile(at, kept) {
+			return false, err // put back already
+		}
+	}
+	return r.used(db, at), nil
 }
 
 // existing leaves out names whose folder was never made.
@@ -324,24 +344,23 @@ func (r *recovery) existing(names []string) []string {
 	})
 }
 
-// finish removes the staging folder, the journal first, and the folders that
-// stayed empty.
+// finish removes the folders that stayed empty and the staging folder, in it the
+// journal first.
 func (r *recovery) finish(j *journal) error {
 	staging := stagingPrefix + string(r.run.ID)
 	r.made[staging] = true
 	if r.cfg.DryRun {
 		return nil
 	}
+	if j != nil {
+		for _, name := range slices.Backward(j.Folders) {
+			if err := r.prune(name); err != nil {
+				return r.trouble(err)
+			}
+		}
+	}
 	if err := r.clean(staging); err != nil {
 		return r.trouble(err)
-	}
-	if j == nil {
-		return nil
-	}
-	for _, name := range slices.Backward(j.Folders) {
-		if err := r.prune(name); err != nil {
-			return r.trouble(err)
-		}
 	}
 	return nil
 }
