@@ -25,7 +25,7 @@ func BenchmarkWriter(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := w.Add(Entry{Name: "database/database.sqlite", Size: benchSize, Mode: 0o600}, io.LimitReader(newSample(), benchSize)); err != nil {
+		if err := w.Add(Entry{Name: "database/database.sqlite", Size: benchSize, Mode: 0o600}, io.LimitReader(newSample(8<<20), benchSize)); err != nil {
 			b.Fatal(err)
 		}
 		sum, err := w.Close(testManifest())
@@ -42,7 +42,7 @@ func BenchmarkShell(b *testing.B) {
 	b.SetBytes(benchSize)
 	for b.Loop() {
 		cmd := exec.Command("bash", "-c", "set -o pipefail; zstd -q | age -r "+id.Recipient().String()+" | tee >(wc -c > "+out+") | sha256sum > /dev/null")
-		cmd.Stdin = io.LimitReader(newSample(), benchSize)
+		cmd.Stdin = io.LimitReader(newSample(8<<20), benchSize)
 		if text, err := cmd.CombinedOutput(); err != nil {
 			b.Fatalf("%v\n%s", err, text)
 		}
@@ -51,7 +51,7 @@ func BenchmarkShell(b *testing.B) {
 
 func BenchmarkReader(b *testing.B) {
 	id := newIdentity(b)
-	body, err := io.ReadAll(io.LimitReader(newSample(), benchSize/4))
+	body, err := io.ReadAll(io.LimitReader(newSample(8<<20), benchSize/4))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,11 +14,14 @@ import (
 // another as one stream (RFC 8878, section 3).
 const frameBytes = 1 << 20
 
-const compressWorkers = 2
+const (
+	compressWorkers = 2
+	spareFrames     = 4 // filled or waiting to be written, so that a pause of one side does not stop the other
+)
 
 // compressor cuts what is written to it into zstd frames, compresses them in
 // compressWorkers goroutines and writes them in order to dst from one more
-// goroutine. Memory: compressWorkers+2 frames.
+// goroutine. Memory: compressWorkers+spareFrames frames.
 type compressor struct {
 	dst     io.Writer
 	current *frame
@@ -39,7 +42,7 @@ type frame struct {
 }
 
 func newCompressor(dst io.Writer) (*compressor, error) {
-	const frames = compressWorkers + 2
+	const frames = compressWorkers + spareFrames
 	c := &compressor{
 		dst:    dst,
 		free:   make(chan *frame, frames),

@@ -20,7 +20,7 @@ import (
 )
 
 // Reader reads one archive from its beginning to its end. It is not for
-// concurrent use. Memory is about 40 MB, and about 300 bytes for each entry.
+// concurrent use. Memory is about 20 MB, and about 300 bytes for each entry.
 //
 //	for {
 //		e, err := r.Next()
