@@ -2,7 +2,9 @@ package layers
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,6 +61,35 @@ func TestJSONFieldsStandInTheManual(t *testing.T) {
 	for _, f := range fields {
 		if !strings.Contains(section, "`"+f[1]+"`") && !strings.Contains(section, `"`+f[1]+`"`) {
 			t.Errorf("the section does not have the field %q", f[1])
+		}
+	}
+}
+
+// TestPromisesNameTestsThatExist: ARCHITECTURE.md says which test shows what.
+func TestPromisesNameTestsThatExist(t *testing.T) {
+	b, err := os.ReadFile("../../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(b), -1)
+	if len(named) < 10 {
+		t.Fatalf("only %d tests are named", len(named))
+	}
+	var tests strings.Builder
+	err = filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		tests.Write(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range named {
+		if !strings.Contains(tests.String(), "\nfunc "+m[1]+"(t *testing.T)") {
+			t.Errorf("ARCHITECTURE.md names %s, which does not exist", m[1])
 		}
 	}
 }
