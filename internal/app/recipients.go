@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"filippo.io/age"
+	"filippo.io/age/armor"
 
 	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/secret"
@@ -78,16 +80,20 @@ func Identities(files []string, ask func(prompt string) (secret.String, error)) 
 	return out, nil
 }
 
-const encryptedHeader = "age-encryption.org/v1\n"
-
+// parseIdentities reads identities in clear, or encrypted with a passphrase by
+// "age -p", with or without armor.
 func parseIdentities(f *os.File, name string, ask func(string) (secret.String, error)) ([]age.Identity, error) {
-	start := make([]byte, len(encryptedHeader))
-	n, err := io.ReadFull(f, start)
-	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+	in := bufio.NewReader(io.LimitReader(f, 1<<20))
+	begin, err := in.Peek(len(armor.Header))
+	if err != nil && err != io.EOF {
 		return nil, problem.Wrap(problem.Usage, err, "reading identity %q", name)
 	}
-	var text io.Reader = io.MultiReader(strings.NewReader(string(start[:n])), io.LimitReader(f, 1<<20))
-	if string(start[:n]) == encryptedHeader {
+	var text io.Reader = in
+	armored := string(begin) == armor.Header
+	if armored {
+		text = armor.NewReader(in)
+	}
+	if armored || strings.HasPrefix(string(begin), "age-encryption.org/v1") {
 		pass, err := ask("passphrase for identity " + name)
 		if err != nil {
 			return nil, err
