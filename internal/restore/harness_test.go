@@ -54,15 +54,15 @@ func TestMain(m *testing.M) {
 
 // job is what another process is to do.
 type job struct {
-	Do        string // "restore", "recover", "attach"
+	Do        string // "restore", "plan", "recover", "attach"
 	To        string
 	Fixtures  string // absolute newFixture
 	State     string // folder of the audit log
 	Overwrite bool
-	Mount     string // "tmpfs:SIZE" at To, "bind" of the database on itself
-	FileLimit uint64 // RLIMIT_FSIZE
+	Mount     string // "tmpfs:SIZE" at To, "bind:NAME" in To on itself
 	Uid       int    // not 0: become it
 	FailProve bool
+	Owner     *Owner
 }
 
 // outcome is what it says about it.
@@ -70,6 +70,7 @@ type outcome struct {
 	Kind, Text, Hint string
 	Report           Report
 	Recovery         Recovery
+	Warnings         []string
 	Unchanged        bool // with tmpfs: the tree is what it was
 }
 
@@ -88,6 +89,14 @@ func (j job) do() (o outcome) {
 		if o.Recovery = r; err != nil {
 			return fail(err)
 		}
+	case "plan":
+		cfg := baseConfig(j.To, j.Fixtures, audit.Receipt{})
+		cfg.DryRun, cfg.Owner = true, j.Owner
+		p, err := NewPlan(ctx, cfg)
+		if err != nil {
+			return fail(err)
+		}
+		o.Warnings = p.Warnings
 	case "restore":
 		log, err := audit.Open(audit.Config{Dir: j.State})
 		if err != nil {
@@ -133,13 +142,13 @@ func (j job) do() (o outcome) {
 
 // surroundings makes the world that the job wants.
 func (j job) surroundings() error {
-	kind, size, _ := strings.Cut(j.Mount, ":")
+	kind, arg, _ := strings.Cut(j.Mount, ":")
 	switch kind {
 	case "tmpfs":
 		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 			return err
 		}
-		if err := syscall.Mount("tmpfs", j.To, "tmpfs", 0, "size="+size); err != nil {
+		if err := syscall.Mount("tmpfs", j.To, "tmpfs", 0, "size="+arg); err != nil {
 			return err
 		}
 		if err := copyTree(oldFixture, j.To, "database.sqlite"); err != nil {
@@ -149,13 +158,10 @@ func (j job) surroundings() error {
 		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 			return err
 		}
-		db := filepath.Join(j.To, "database.sqlite")
-		if err := syscall.Mount(db, db, "", syscall.MS_BIND, ""); err != nil {
+		on := filepath.Join(j.To, arg)
+		if err := syscall.Mount(on, on, "", syscall.MS_BIND, ""); err != nil {
 			return err
 		}
-	}
-	if j.FileLimit != 0 {
-		return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: j.FileLimit, Max: j.FileLimit})
 	}
 	return nil
 }

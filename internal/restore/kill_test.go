@@ -207,7 +207,7 @@ func TestKilledWhileRecovering(t *testing.T) {
 		return j
 	}())
 	killed := 0
-	for at := 5; at <= n; at += 7 {
+	for at := 6; at <= n; at += 9 {
 		for second := 1; ; second++ {
 			dir := s.build(t)
 			old, before := rows(t, filepath.Join(dir, "database.sqlite")), s.tree(t, dir)

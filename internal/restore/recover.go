@@ -96,8 +96,8 @@ func (r *recovery) one(ctx context.Context) error {
 			kind = problem.Usage
 		}
 		return problem.Wrap(kind, cause(err), "a restore of %q was killed in %q, and what it did cannot be read", id, r.dir).
-			WithHint("run n8keep as the user that ran it, or as root").
-			WithHint("what stood there is in files named %s%s; the staging folder is %q", keptInfix[1:], id, r.path(staging))
+			WithHint("nothing of it was touched now; run n8keep as the user that ran the restore, or as root, and with the version that ran it").
+			WithHint("what stood there before has %q in its name; the staging folder is %q", keptInfix+string(id), r.path(staging))
 	}
 	r.run.Outcome = Undone
 	if j == nil || j.Stage == unpacking {

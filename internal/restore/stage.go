@@ -81,13 +81,17 @@ func (a *apply) checkFile(file File) error {
 				WithHint("unmount it for the restore, or restore into another folder and copy the files; nothing was changed")
 		}
 	}
-	for dir := path.Dir(file.Path); dir != "."; dir = path.Dir(dir) {
+	for i, c := range file.Path {
+		if c != '/' {
+			continue
+		}
+		dir := file.Path[:i]
 		info, err := a.stat(dir)
 		if err != nil {
 			return a.failed(err, "looking at %q", a.path(dir))
 		}
 		if info == nil {
-			continue
+			break
 		}
 		if info.Mode()&fs.ModeSymlink != 0 {
 			return problem.New(problem.Usage, "%q is a symbolic link: files of the archive would be written where it leads", a.path(dir)).

@@ -49,11 +49,8 @@ func locate(to string) (target, error) {
 	}
 	for dir := abs; ; dir = filepath.Dir(dir) {
 		_, err := os.Lstat(dir)
-		if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+		if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) && dir != filepath.Dir(dir) {
 			t.missing = slices.Insert(t.missing, 0, filepath.Base(dir))
-			continue
-		}
-		if errors.Is(err, syscall.ENOTDIR) {
 			continue
 		}
 		if err != nil {
