@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/labn8n"
 )
 
@@ -167,6 +168,20 @@ func story(t *testing.T, version string) {
 		w.abandon()
 		b := k.backup(t, in, nil)
 		k.verify(t, b, "secrets")
+	})
+	step("one credential of another key", func(t *testing.T) {
+		imported := in.ImportForeignCredential(t, facts)
+		var seen api.Census
+		decode(t, k.run(t, 4, "census", "--n8n-dir", in.Dir(), "--json"), &seen)
+		if seen.Totals.Failed != 1 || len(seen.Failures) != 1 || seen.Failures[0].Row != imported {
+			t.Errorf("census of %d failures: %+v", seen.Totals.Failed, seen.Failures)
+		}
+		var made api.Backup
+		decode(t, k.run(t, 3, "backup", "create", "--n8n-dir", in.Dir(), "--recipient", k.recipient, "--target", k.target, "--json"), &made)
+		if made.State != "degraded" || len(made.Failures) != 1 || made.Failures[0].Row != imported {
+			t.Errorf("a backup with one unopenable secret is %q, failures %+v", made.State, made.Failures)
+		}
+		k.run(t, 4, "backup", "verify", made.ID, "--target", k.target, "--level", "secrets", "--identity", k.identity, "--key-file", k.keyFile, "--json")
 	})
 }
 

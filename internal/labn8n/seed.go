@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 const (
@@ -206,8 +208,25 @@ func asImport(creds []Credential) []map[string]any {
 	return list
 }
 
+// ImportForeignCredential has n8n's own import take a credential that another instance encrypted, which n8n does not notice,
+// and returns its id.
+func (in Instance) ImportForeignCredential(t testing.TB, f *Facts) string {
+	t.Helper()
+	key, err := n8ncrypt.NewInstanceKey("key-of-another-instance-0123456789")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := key.EncryptCBC([]byte(`{"name":"X-Foreign","value":"foreign-value"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const id = "labForeignKey001"
+	in.importFile(t, "import:credentials", f.OwnerID, []map[string]any{{"id": id, "name": "Foreign", "type": "httpHeaderAuth", "data": value.String()}})
+	return id
+}
+
 // importFile hands a list to an import command of n8n.
-func (s *Server) importFile(t testing.TB, command, owner string, list any) {
+func (in Instance) importFile(t testing.TB, command, owner string, list any) {
 	t.Helper()
 	b, err := json.Marshal(list)
 	if err != nil {
@@ -217,7 +236,7 @@ func (s *Server) importFile(t testing.TB, command, owner string, list any) {
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.CLI(t, command, "--input="+file, "--userId="+owner)
+	in.CLI(t, command, "--input="+file, "--userId="+owner)
 }
 
 // CallWebhook posts to the seeded workflow and returns the value that n8n sent to the echo as its credential.
