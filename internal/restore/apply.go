@@ -139,7 +139,7 @@ func (a *apply) stage(ctx context.Context) error {
 		return a.unpackProblem(err)
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return a.failed(err, "restoring archive %q", a.Sidecar.ID)
 	}
 	if err := a.agree(); err != nil {
 		return err
@@ -245,7 +245,7 @@ func (a *apply) move(ctx context.Context, h *holding) error {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return a.failed(err, "restoring archive %q", a.Sidecar.ID)
 	}
 	a.journal.Stage = placing
 	a.journal.Flawed = a.flawed()
@@ -285,7 +285,7 @@ func (a *apply) move(ctx context.Context, h *holding) error {
 		return a.failed(err, "putting files in place in %q", a.folder.dir)
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return a.failed(err, "restoring archive %q", a.Sidecar.ID)
 	}
 	db, _ := a.journal.database()
 	if err := a.noLogBeside(db.Path); err != nil {

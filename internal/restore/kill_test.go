@@ -56,6 +56,7 @@ func killAt(t *testing.T, binary string, j job, n int) bool {
 // was or completes it, leaves nothing of the archive behind, and the next
 // restore works.
 func TestKilledAnywhere(t *testing.T) {
+	t.Parallel()
 	binary := buildWithFailpoints(t)
 	fresh := rows(t, newFixture+"/database.sqlite")
 	for _, s := range scenarios() {
@@ -147,6 +148,7 @@ func emptied(before, after string) bool {
 // prove itself: whenever it is killed, the rows are whole, and once the recovery
 // is done nothing is left.
 func TestKilledWhileRollingBack(t *testing.T) {
+	t.Parallel()
 	binary := buildWithFailpoints(t)
 	fresh := rows(t, newFixture+"/database.sqlite")
 	for _, s := range scenarios() {
@@ -198,6 +200,7 @@ func TestKilledWhileRollingBack(t *testing.T) {
 
 // TestKilledWhileRecovering kills the recovery as well, and then recovers.
 func TestKilledWhileRecovering(t *testing.T) {
+	t.Parallel()
 	binary := buildWithFailpoints(t)
 	fresh := rows(t, newFixture+"/database.sqlite")
 	s := scenarios()[3]

@@ -87,7 +87,7 @@ func (cfg *Config) complete() error {
 }
 
 func (cfg *Config) recovery() RecoverConfig {
-	return RecoverConfig{To: cfg.To, AssumeStopped: cfg.AssumeStopped, HealthURL: cfg.HealthURL, Env: cfg.Env, Logger: cfg.Logger, DryRun: cfg.DryRun, faults: cfg.faults}
+	return RecoverConfig{To: cfg.To, AssumeStopped: cfg.AssumeStopped, HealthURL: cfg.HealthURL, Logger: cfg.Logger, DryRun: cfg.DryRun, faults: cfg.faults}
 }
 
 func engineName(engine string) string {

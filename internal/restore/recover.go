@@ -57,9 +57,6 @@ func (f *folder) recover(ctx context.Context, cfg RecoverConfig) (Recovery, map[
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Env == nil {
-		cfg.Env = func(string) (string, bool) { return "", false }
-	}
 	var all Recovery
 	made := map[string]bool{}
 	ids, err := f.leftovers()
@@ -267,15 +264,6 @@ func (r *recovery) touched(j *journal) (bool, error) {
 
 // undoMoves puts everything back, the database first, and cleans.
 func (r *recovery) undoMoves(j *journal) error {
-	for _, m := range slices.Backward(j.Moves) {
-		if m.Kept == "" {
-			r.made[m.Path] = true
-		}
-	}
-	if r.cfg.DryRun {
-		r.did("put back what stood there before")
-		return r.finish(j)
-	}
 	adopted, err := r.adopted(j)
 	if err != nil {
 		return r.trouble(err)
@@ -289,6 +277,17 @@ func (r *recovery) undoMoves(j *journal) error {
 		}
 		r.did("left the folder as it is")
 		j.Folders = nil
+		return r.finish(j)
+	}
+	r.did("put back what stood there before")
+	if r.cfg.DryRun {
+		for _, m := range j.Moves {
+			r.made[m.Kept] = true
+			r.made[m.Path] = r.made[m.Path] || m.Kept == ""
+		}
+		for _, name := range j.Folders {
+			r.made[name] = true
+		}
 		return r.finish(j)
 	}
 	var moved []string
@@ -308,7 +307,6 @@ func (r *recovery) undoMoves(j *journal) error {
 	if err := r.syncParents(r.existing(moved)); err != nil {
 		return r.trouble(err)
 	}
-	r.did("put back what stood there before")
 	return r.finish(j)
 }
 

@@ -189,12 +189,11 @@ type Report struct {
 
 // RecoverConfig says where to look for what a killed restore left.
 type RecoverConfig struct {
-	To            string                      // the .n8n folder
-	AssumeStopped bool                        // as in Config
-	HealthURL     string                      // as in Config
-	Env           func(string) (string, bool) // as in Config
-	Logger        *slog.Logger                // as in Config
-	DryRun        bool                        // only says what it would do
+	To            string       // the .n8n folder
+	AssumeStopped bool         // as in Config
+	HealthURL     string       // as in Config
+	Logger        *slog.Logger // as in Config
+	DryRun        bool         // only says what it would do
 
 	faults faults
 }
