@@ -505,7 +505,9 @@ func TestSnapshotWhileWriting(t *testing.T) {
 			dir, path := snapLedger(t, mode)
 			writer := snapStart(t, "writer", path)
 			last := -1
-			for i := range 20 {
+			// A writer beside a rollback journal keeps a reader waiting for long.
+			count := map[string]int{"wal": 20, "delete": 6}[mode]
+			for i := range count {
 				history := History{}
 				if i%2 == 1 {
 					history = snapMust(ParseHistory("none"))
@@ -534,7 +536,7 @@ func TestSnapshotWhileWriting(t *testing.T) {
 			if last < 2 {
 				t.Fatal("nothing was written between the snapshots")
 			}
-			t.Logf("%d commits/s beside 20 snapshots", commits*1000/max(ms, 1))
+			t.Logf("%d commits/s beside %d snapshots", commits*1000/max(ms, 1), count)
 			if mode == "wal" && commits*1000/max(ms, 1) < 100 {
 				t.Errorf("the writer came to %d commits in %d ms", commits, ms)
 			}
