@@ -41,7 +41,7 @@ func CheckIntegrity(ctx context.Context, path string) (Integrity, error) {
 		}
 	}
 	var found Integrity
-	db, err := snapPool(snapURI(path, "mode=ro&immutable=1&_pragma=cache_size(-16000)"))
+	db, err := snapPool(snapURI(path, "mode=ro&immutable=1&_pragma=cache_size(-4000)"))
 	if err != nil {
 		return found, problem.Wrap(problem.Unexpected, err, "checking database %q", path)
 	}
