@@ -65,6 +65,24 @@ func TestJSONFieldsStandInTheManual(t *testing.T) {
 	}
 }
 
+// TestFindingsStandInTheManual: scripts and people look the codes up.
+func TestFindingsStandInTheManual(t *testing.T) {
+	src, err := os.ReadFile("../backup/backup.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := regexp.MustCompile(`(?m)^\tFinding[A-Za-z]+ += "([a-z_]+)"`).FindAllStringSubmatch(string(src), -1)
+	if len(codes) < 5 {
+		t.Fatalf("only %d codes", len(codes))
+	}
+	text := manual(t)
+	for _, c := range codes {
+		if !strings.Contains(text, "\n| `"+c[1]+"` | ") {
+			t.Errorf("the manual's table of findings does not have %q", c[1])
+		}
+	}
+}
+
 // TestPromisesNameTestsThatExist: ARCHITECTURE.md says which test shows what.
 func TestPromisesNameTestsThatExist(t *testing.T) {
 	b, err := os.ReadFile("../../ARCHITECTURE.md")
