@@ -93,6 +93,11 @@ func TestPlantedSecrets(t *testing.T) {
 			return err
 		}
 		for name, secret := range planted {
+			// n8n itself keeps this one in clear: the echo server answered with it,
+			// and the answer is execution data.
+			if name == "credential" && strings.HasPrefix(filepath.Base(path), "database.sqlite") {
+				continue
+			}
 			for _, form := range forms(secret) {
 				if bytes.Contains(b, []byte(form)) {
 					t.Errorf("%s found in %s", name, strings.TrimPrefix(path, l.dir))
