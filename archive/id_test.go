@@ -23,8 +23,8 @@ func TestID(t *testing.T) {
 			}
 		}
 	}
-	if NewID(testTime, "prod") == NewID(testTime, "prod") {
-		t.Error("two equal ids")
+	if a, b := NewID(testTime, "prod"), NewID(testTime, "prod"); a == b {
+		t.Errorf("two equal ids %q", a)
 	}
 }
 
