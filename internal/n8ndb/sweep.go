@@ -57,6 +57,12 @@ func (s *sweeper) value(table, column, row string, b []byte, known []string, all
 	return failed
 }
 
+// holdsCiphertext reports whether anything in b looks like n8n's ciphertext.
+func holdsCiphertext(b []byte) (found bool) {
+	findCiphertext(b, func(candidate) { found = true })
+	return found
+}
+
 // opens tries a candidate under all keys. Its shape is not known: n8n encrypts
 // nothing but text.
 func (s *sweeper) opens(c candidate) (bool, error) {
