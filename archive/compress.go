@@ -53,7 +53,7 @@ func newCompressor(dst io.Writer) (*compressor, error) {
 	encoders := make([]*zstd.Encoder, compressWorkers)
 	for i := range encoders {
 		e, err := zstd.NewWriter(nil,
-			zstd.WithEncoderLevel(zstd.SpeedDefault),
+			zstd.WithEncoderLevel(zstd.SpeedFastest),
 			zstd.WithWindowSize(frameBytes),
 			zstd.WithEncoderConcurrency(1),
 			zstd.WithEncoderCRC(true),
