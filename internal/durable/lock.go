@@ -32,5 +32,9 @@ func TryLock(path string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// Unlock releases the lock.
-func (l *Lock) Unlock() error { return l.f.Close() }
+// Unlock releases the lock. Closing alone is not enough: a child that this
+// process starts at the same moment has a copy of the descriptor until it runs
+// its program, and the lock with it.
+func (l *Lock) Unlock() error {
+	return errors.Join(syscall.Flock(int(l.f.Fd()), syscall.LOCK_UN), l.f.Close())
+}

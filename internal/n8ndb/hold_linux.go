@@ -45,7 +45,17 @@ func holdTakeLock(path string) (lock *holdLock, conflict, err error) {
 	return nil, nil, err
 }
 
-func (l *holdLock) release() error { return l.f.Close() }
+// release unlocks before it closes: a child that this process starts at the same
+// moment has a copy of the descriptor until it runs its program.
+func (l *holdLock) release() error {
+	if l.gap == "" {
+		unlock := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart, Start: holdFirstByte, Len: holdBytes}
+		if err := unix.FcntlFlock(l.f.Fd(), unix.F_OFD_SETLK, &unlock); err != nil {
+			return errors.Join(err, l.f.Close())
+		}
+	}
+	return l.f.Close()
+}
 
 // holdFileSystem says why locks on the file may not be seen by everybody, or
 // nothing.

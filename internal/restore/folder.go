@@ -65,6 +65,9 @@ func openFolder(dir string, unlocked bool, flt faults) (*folder, error) {
 }
 
 func (f *folder) close() {
+	// Closing alone is not enough: a child that this process starts at the same moment has a copy of the descriptor
+	// until it runs its program, and the lock with it.
+	_ = syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN)
 	f.lock.Close()
 	f.root.Close()
 }
