@@ -105,7 +105,7 @@ func Redact(name string, content []byte, cfg Config) (Result, error) {
 	doc, err := parse(name, src)
 	if err != nil && !cfg.KeepSecrets {
 		return Result{}, problem.New(problem.Usage, "deployment file %q cannot be redacted: %v", name, err).
-			WithHint("leave it out, or keep it with all its secrets by --keep-deployment-secrets")
+			WithHint("leave it out, or keep it with all its secrets by --redact=false")
 	}
 	r := &redactor{cfg: cfg, src: src}
 	if err == nil {
@@ -128,7 +128,7 @@ func Redact(name string, content []byte, cfg Config) (Result, error) {
 	}
 	if doc != nil && !sameShape(name, doc, string(res.Content), r.touchesName(doc)) {
 		return Result{}, problem.New(problem.Usage, "deployment file %q would not have the same structure after its redaction", name).
-			WithHint("leave it out, or keep it with all its secrets by --keep-deployment-secrets")
+			WithHint("leave it out, or keep it with all its secrets by --redact=false")
 	}
 	return res, nil
 }

@@ -254,7 +254,7 @@ func TestRefusals(t *testing.T) {
 		if err == nil || err.Error() != tt.want || problem.KindOf(err) != problem.Usage || problem.HintOf(err) == "" || len(res.Content) > 0 {
 			t.Errorf("%.40q: %v", tt.content, err)
 		}
-		if strings.Contains(tt.want, "cannot be redacted") && problem.HintOf(err) != "leave it out, or keep it with all its secrets by --keep-deployment-secrets" {
+		if strings.Contains(tt.want, "cannot be redacted") && problem.HintOf(err) != "leave it out, or keep it with all its secrets by --redact=false" {
 			t.Errorf("hint %q", problem.HintOf(err))
 		}
 	}
