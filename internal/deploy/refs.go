@@ -29,11 +29,18 @@ type reference struct {
 	defaults [][2]int
 }
 
+// maxReference is the length of the longest reference, defaults included.
+const maxReference = 4096
+
 // referenceAt returns the reference that begins at s[i].
 func referenceAt(s string, i int, syntax references) (reference, bool) {
 	if syntax == noReferences || i >= len(s) {
 		return reference{}, false
 	}
+	if c := s[i]; c != '$' && c != '{' {
+		return reference{}, false
+	}
+	s = s[:min(len(s), i+maxReference)]
 	rest := s[i:]
 	switch {
 	case strings.HasPrefix(rest, "{{"):

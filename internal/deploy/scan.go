@@ -166,10 +166,14 @@ var (
 	blockStart = regexp.MustCompile(`^[|>][0-9+-]*$`)
 )
 
+// maxWord bounds how far is looked for the end of a thing that has one nearby.
+const maxWord = 1024
+
 // assignments redacts the values of "name=value" and "name: value".
 func (r *redactor) assignments(l leaf) {
 	s := l.txt.s
 	lined := l.words || strings.Contains(s, "\n")
+	start, seen := 0, 0
 	for at := 0; at < len(s); {
 		m := assignment.FindStringSubmatchIndex(s[at:])
 		if m == nil {
@@ -192,16 +196,24 @@ func (r *redactor) assignments(l leaf) {
 			}
 			continue
 		}
-		start := strings.LastIndexByte(s[:m[2]], '\n') + 1
-		whole := lined && lineStart.MatchString(s[start:m[2]])
+		if n := strings.LastIndexByte(s[seen:m[2]], '\n'); n >= 0 {
+			start = seen + n + 1
+		}
+		seen = m[2]
+		v := judge(name)
+		if v <= exempt {
+			from, to := assigned(s[:min(len(s), m[1]+maxWord)], m[1], false)
+			r.needle(l.row+"."+name, l.txt.slice(from, to))
+			continue
+		}
+		whole := lined && m[2]-start < maxWord && lineStart.MatchString(s[start:m[2]])
 		from, to := assigned(s, m[1], whole)
 		value := s[from:to]
 		r.needle(l.row+"."+name, l.txt.slice(from, to))
-		v := judge(name)
 		equals := strings.Contains(sep, "=")
 		quoted := strings.ContainsAny(sep, "\"'`") || from > m[1]
 		switch {
-		case v <= exempt || isSwitch(value) || isScheme.MatchString(value) && !whole:
+		case isSwitch(value) || isScheme.MatchString(value) && !whole:
 			continue
 		case v == bareKey && !looksRandom(value):
 			continue
@@ -223,7 +235,7 @@ func (r *redactor) assignments(l leaf) {
 // glued reports whether what follows a colon without a space looks like a
 // secret, and not like the tag of an image or a path.
 func glued(value string) bool {
-	return len(value) >= 8 && !versionTag.MatchString(value) && value[0] != '/' && value[0] != '.' && digit.MatchString(value) &&
+	return len(value) > maxWord || len(value) >= 8 && !versionTag.MatchString(value) && value[0] != '/' && value[0] != '.' && digit.MatchString(value) &&
 		strings.ContainsFunc(value, func(r rune) bool { return r|0x20 >= 'a' && r|0x20 <= 'z' })
 }
 
