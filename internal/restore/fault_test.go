@@ -46,6 +46,7 @@ func TestEveryFault(t *testing.T) {
 	for _, s := range scenarios() {
 		for _, mode := range []string{"not made", "made", "dead from here"} {
 			t.Run(s.name+"/"+mode, func(t *testing.T) {
+				t.Parallel()
 				failed := 0
 				for at := 1; ; at++ {
 					dir := s.build(t)
