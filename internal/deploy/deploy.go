@@ -107,7 +107,7 @@ func Redact(name string, content []byte, cfg Config) (Result, error) {
 		return Result{}, problem.New(problem.Usage, "deployment file %q cannot be redacted: %v", name, err).
 			WithHint("leave it out, or keep it with all its secrets by --redact=false")
 	}
-	r := &redactor{cfg: cfg, src: src}
+	r := &redactor{cfg: cfg, src: src, marks: redactedPart.FindAllStringIndex(src, -1)}
 	if err == nil {
 		doc.visit(r)
 		r.comments(doc.comments())

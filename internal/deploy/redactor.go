@@ -8,13 +8,17 @@ import (
 )
 
 // redacted is the form of a replaced value.
-var redacted = regexp.MustCompile(`^REDACTED:[0-9a-f]{16}$`)
+var (
+	redacted     = regexp.MustCompile(`^REDACTED:[0-9a-f]{16}$`)
+	redactedPart = regexp.MustCompile(`REDACTED:[0-9a-f]{16}`)
+)
 
 // redactor collects what is to be replaced in one file.
 type redactor struct {
 	cfg     Config
 	src     string
-	lines   []int // offset of each line
+	marks   [][]int // what was redacted in an earlier run
+	lines   []int   // offset of each line
 	edits   []edit
 	reports []edit
 }
@@ -132,9 +136,16 @@ func (r *redactor) edit(row string, t text, reason Reason) {
 		return
 	}
 	from, to := t.span()
-	if from < to {
+	if from < to && (reason == Needle || !within(r.marks, from, to)) {
 		r.edits = append(r.edits, edit{from, to, row, reason, t.s, t.quote})
 	}
+}
+
+// within reports whether one of the spans, which are in order, holds all of the
+// other.
+func within(spans [][]int, from, to int) bool {
+	i := sort.Search(len(spans), func(i int) bool { return spans[i][1] >= to })
+	return i < len(spans) && spans[i][0] <= from
 }
 
 func (r *redactor) report(row string, t text, reason Reason) {

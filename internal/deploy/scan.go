@@ -400,7 +400,7 @@ func looksRandom(s string) bool {
 
 // distinct reports a value that is certainly nothing but the secret it is.
 func distinct(s string) bool {
-	if strings.ContainsAny(s, "\n") || len(s) > 4096 || onlyMark.MatchString(s) {
+	if strings.ContainsAny(s, "\n") || len(s) > 4096 || redactedPart.MatchString(s) {
 		return false
 	}
 	var digits, lower, upper, other bool
@@ -421,5 +421,3 @@ func distinct(s string) bool {
 	}
 	return len(s) >= 8 && digits && (lower || upper) && (lower && upper || other)
 }
-
-var onlyMark = regexp.MustCompile(`REDACTED:[0-9a-f]{16}`)

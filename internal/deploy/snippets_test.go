@@ -106,7 +106,7 @@ func TestRedacts(t *testing.T) {
 				_, rest, _ = strings.Cut(after, "»")
 				want.WriteString("REDACTED")
 			}
-			got := onlyMark.ReplaceAllString(string(res.Content), "REDACTED")
+			got := redactedPart.ReplaceAllString(string(res.Content), "REDACTED")
 			if strings.HasSuffix(tt.file, ".json") {
 				got = strings.ReplaceAll(got, `"12`, `12`)
 			}
@@ -216,7 +216,7 @@ func TestShortInstanceKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(tt.want, onlyMark.ReplaceAllString(string(res.Content), "R")); d != "" {
+		if d := cmp.Diff(tt.want, redactedPart.ReplaceAllString(string(res.Content), "R")); d != "" {
 			t.Errorf("%s: %s", tt.file, d)
 		}
 	}
