@@ -111,9 +111,12 @@ func (n *Needle) Find(b []byte) bool {
 }
 
 // Ranges returns where the key stands in b, as pairs of begin and end in order,
-// without overlaps; none for a weak key, which is found only as a whole value.
+// without overlaps. A weak key is found only where it is all of b.
 func (n *Needle) Ranges(b []byte) [][2]int {
 	if n.weak {
+		if n.whole(b) {
+			return [][2]int{{0, len(b)}}
+		}
 		return nil
 	}
 	var out [][2]int
