@@ -172,6 +172,9 @@ func (t *take) writeDeployment(w *archive.Writer) error {
 		if err != nil {
 			return err
 		}
+		for _, r := range res.Reported {
+			t.warn("line %d of %q (%s) looks like a secret and was kept: give it a name that says so, or leave the file out", r.Line, name, r.Row)
+		}
 		if t.needle.Find(res.Content) {
 			return problem.New(problem.Damaged, "the instance key is still in %q after redaction", name).
 				WithHint("no archive was written; leave this file out, and report the form it stands in")
