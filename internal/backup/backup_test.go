@@ -274,6 +274,26 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestLatestWithinOneSecond: ids cannot tell such archives apart, the target's clock can.
+func TestLatestWithinOneSecond(t *testing.T) {
+	h := newHost(t, "2.41.1-sqlite", key241)
+	clock := time.Date(2026, 8, 1, 2, 0, 0, 0, time.UTC)
+	h.cfg.Now = func() time.Time { return clock }
+	tick := clock
+	h.store = blobtest.NewMemory(func() time.Time { tick = tick.Add(time.Millisecond); return tick })
+	h.cfg.Store = h.store
+	for range 4 {
+		last := h.create().Sidecar.ID
+		if got, err := backup.Find(t.Context(), h.store, "latest", ""); err != nil || got != last {
+			t.Fatalf("latest is %q, %v; the last one made is %q", got, err, last)
+		}
+		list, err := backup.List(t.Context(), h.store, h.trust)
+		if err != nil || list[0].ID != last {
+			t.Fatalf("first of the list is %q, %v; the last one made is %q", list[0].ID, err, last)
+		}
+	}
+}
+
 func TestFilesThatHoldTheKey(t *testing.T) {
 	h := newHost(t, "2.41.1-sqlite", key241)
 	custom := filepath.Join(h.cfg.N8NDir, "custom")

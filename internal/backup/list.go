@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -70,12 +71,15 @@ func List(ctx context.Context, store blob.Store, trust Trust) ([]Listed, error) 
 		list = append(list, *l)
 	}
 	slices.SortFunc(list, func(a, b Listed) int {
-		if c := b.ID.Time().Compare(a.ID.Time()); c != 0 {
-			return c
-		}
-		return strings.Compare(string(b.ID), string(a.ID))
+		return newer(b.ID, b.Stored, a.ID, a.Stored)
 	})
 	return list, nil
+}
+
+// newer compares two archives by age. Ids have whole seconds; within one the
+// target's clock decides.
+func newer(a archive.ID, aStored time.Time, b archive.ID, bStored time.Time) int {
+	return cmp.Or(a.Time().Compare(b.Time()), aStored.Compare(bStored), strings.Compare(string(a), string(b)))
 }
 
 func (l *Listed) read(ctx context.Context, store blob.Store, trust Trust) error {
@@ -129,7 +133,7 @@ func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.
 // Find resolves an id, a unique prefix of one, or "latest": the newest archive
 // that is complete, of the instance if one is given.
 func Find(ctx context.Context, store blob.Store, ref, instance string) (archive.ID, error) {
-	var matches []archive.ID
+	var matches []stored
 	for info, err := range store.List(ctx, "") {
 		if err != nil {
 			return "", targetProblem(err, store, "listing the target")
@@ -142,7 +146,7 @@ func Find(ctx context.Context, store blob.Store, ref, instance string) (archive.
 			return id, nil
 		}
 		if ref == "latest" || strings.HasPrefix(string(id), ref) {
-			matches = append(matches, id)
+			matches = append(matches, stored{id, info.ModTime})
 		}
 	}
 	where := store.Properties().Location
@@ -154,23 +158,28 @@ func Find(ctx context.Context, store blob.Store, ref, instance string) (archive.
 		return latest(matches, where)
 	case len(matches) > 1:
 		return "", problem.New(problem.Usage, "%q is the beginning of %d archives", ref, len(matches)).
-			WithHint("give more of the id: %q or %q", matches[0], matches[1])
+			WithHint("give more of the id: %q or %q", matches[0].id, matches[1].id)
 	}
-	return matches[0], nil
+	return matches[0].id, nil
+}
+
+type stored struct {
+	id archive.ID
+	at time.Time // by the target's clock
 }
 
 // latest refuses to choose between instances: the newest of another one is not
 // what anybody meant.
-func latest(ids []archive.ID, where string) (archive.ID, error) {
-	newest := ids[0]
-	for _, id := range ids {
-		if id.Instance() != newest.Instance() {
-			return "", problem.New(problem.Usage, "the target holds archives of several instances, %q and %q among them", newest.Instance(), id.Instance()).
+func latest(found []stored, where string) (archive.ID, error) {
+	newest := found[0]
+	for _, s := range found {
+		if s.id.Instance() != newest.id.Instance() {
+			return "", problem.New(problem.Usage, "the target holds archives of several instances, %q and %q among them", newest.id.Instance(), s.id.Instance()).
 				WithHint("choose with --instance NAME, or give the id: \"n8keep backup list --target %s\"", where)
 		}
-		if id.Time().After(newest.Time()) || id.Time().Equal(newest.Time()) && id > newest {
-			newest = id
+		if newer(s.id, s.at, newest.id, newest.at) > 0 {
+			newest = s
 		}
 	}
-	return newest, nil
+	return newest.id, nil
 }
