@@ -92,6 +92,13 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var plain int64
+			for _, f := range files {
+				plain += int64(len(f.body))
+			}
+			if signed.PlainSize != plain {
+				t.Errorf("sidecar says %d bytes unpacked, they are %d", signed.PlainSize, plain)
+			}
 			joined := map[string][]byte{}
 			for _, f := range files {
 				name := f.name
@@ -188,7 +195,7 @@ func writeGolden(t *testing.T) {
 		sidecar, err := SignSidecar(Sidecar{
 			ID: id, Instance: "prod", Created: testTime, State: StateDegraded, Engine: "sqlite", N8NVersion: "2.41.1",
 			LastMigration: "AddThing1700000000000", KeyFingerprint: h.KeyFingerprint, RecipientKind: kind, History: "30d",
-			Size: sum.Size, SHA256: sum.SHA256, Entries: int64(sum.Entries), Secrets: sum.Secrets, SecretsOpened: sum.SecretsOpened,
+			Size: sum.Size, PlainSize: sum.PlainSize, SHA256: sum.SHA256, Entries: int64(sum.Entries), Secrets: sum.Secrets, SecretsOpened: sum.SecretsOpened,
 			SecretsFailed: sum.SecretsFailed, Workflows: 1, Findings: 1,
 		}, key)
 		if err != nil {

@@ -26,8 +26,9 @@ type Sidecar struct {
 	KeyFingerprint string    `json:"key_fingerprint"`
 	RecipientKind  string    `json:"recipient_kind"` // see [RecipientKind]
 	History        string    `json:"history"`
-	Size           int64     `json:"size"`   // bytes of the archive as stored
-	SHA256         string    `json:"sha256"` // of the archive as stored, lower hex
+	Size           int64     `json:"size"`       // bytes of the archive as stored
+	PlainSize      int64     `json:"plain_size"` // bytes of its entries unpacked, see [Summary]
+	SHA256         string    `json:"sha256"`     // of the archive as stored, lower hex
 	Entries        int64     `json:"entries"`
 	Secrets        int64     `json:"secrets"`
 	SecretsOpened  int64     `json:"secrets_opened"`
@@ -167,7 +168,7 @@ func (s *Sidecar) check() error {
 	if !isWholeUTC(s.Created) {
 		return errors.New("the time is not in UTC and whole seconds")
 	}
-	for _, n := range []int64{s.Size, s.Entries, s.Secrets, s.SecretsOpened, s.SecretsFailed, s.Workflows, s.Findings} {
+	for _, n := range []int64{s.Size, s.PlainSize, s.Entries, s.Secrets, s.SecretsOpened, s.SecretsFailed, s.Workflows, s.Findings} {
 		if n < 0 {
 			return errors.New("a count is negative")
 		}

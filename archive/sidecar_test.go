@@ -25,7 +25,7 @@ func testSidecar() Sidecar {
 	return Sidecar{
 		ID: "20260801T020000Z-prod-k3x7qa", Instance: "prod", Created: testTime, State: StateGood, Engine: "sqlite", N8NVersion: "2.41.1",
 		LastMigration: "AddThing1700000000000", KeyFingerprint: "n8k1-abcdefghijklmnop", RecipientKind: "x25519", History: "all",
-		Size: 1234, SHA256: strings.Repeat("0a", 32), Entries: 5, Secrets: 3, SecretsOpened: 3, Workflows: 2,
+		Size: 1234, PlainSize: 5678, SHA256: strings.Repeat("0a", 32), Entries: 5, Secrets: 3, SecretsOpened: 3, Workflows: 2,
 	}
 }
 
@@ -127,7 +127,7 @@ func TestForgedSidecars(t *testing.T) {
 		"envelope order":        {[]byte(`{"signer":"` + signer + `","sidecar":` + value + `,"signature":"` + strings.Repeat("A", 86) + `=="}` + "\n"), ""},
 		"loose base64":          {replace(`=="}`, `="}`), noSigner},
 		"signature not base64":  {bytes.Replace(good, good[len(good)-20:len(good)-10], []byte("!!!!!!!!!!"), 1), noSignature},
-		"too long":              {append(bytes.Clone(good), bytes.Repeat([]byte(" "), maxSidecar)...), "the sidecar has 66190 bytes, more than 65536"},
+		"too long":              {append(bytes.Clone(good), bytes.Repeat([]byte(" "), maxSidecar)...), "the sidecar has 66208 bytes, more than 65536"},
 		"signed white space":    {resigned(`,"state"`, `, "state"`), canonical},
 		"signed key twice":      {resigned(`"state":"good"`, `"state":"degraded","state":"good"`), canonical},
 		"signed other case":     {resigned(`"state"`, `"State"`), canonical},
@@ -139,6 +139,8 @@ func TestForgedSidecars(t *testing.T) {
 		"signed number as text": {resigned(`"size":1234`, `"size":"1234"`), fields},
 		"signed huge number":    {resigned(`"size":1234`, `"size":12340000000000000000000`), fields},
 		"signed negative":       {resigned(`"size":1234`, `"size":-1`), "a count is negative"},
+		"signed negative plain": {resigned(`"plain_size":5678`, `"plain_size":-1`), "a count is negative"},
+		"signed no plain size":  {resigned(`"plain_size":5678,`, ``), canonical},
 		"signed null":           {sign("null"), canonical},
 		"signed list":           {sign("[]"), "the sidecar is not JSON"},
 		"signed nonsense":       {sign("nonsense"), "the sidecar is not JSON"},
@@ -234,7 +236,7 @@ func TestSidecarAndHeaderHoldNothingElse(t *testing.T) {
 		return names
 	}
 	wantSidecar := []string{"created", "engine", "entries", "findings", "format", "history", "id", "instance", "key_fingerprint", "last_migration",
-		"n8n_version", "recipient_kind", "secrets", "secrets_failed", "secrets_opened", "sha256", "size", "state", "unproved", "workflows"}
+		"n8n_version", "plain_size", "recipient_kind", "secrets", "secrets_failed", "secrets_opened", "sha256", "size", "state", "unproved", "workflows"}
 	if d := cmp.Diff(wantSidecar, keys(Sidecar{})); d != "" {
 		t.Error(d)
 	}

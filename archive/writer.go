@@ -34,7 +34,7 @@ type Summary struct {
 	Size      int64  // bytes written to the underlying writer
 	SHA256    string // of these bytes, lower hex
 	Entries   int    // without header.json and manifest.json
-	PlainSize int64  // bytes of the entries' contents
+	PlainSize int64  // bytes of the entries' contents, without header.json and manifest.json
 
 	Secrets       int64 // added by AddSecret
 	SecretsOpened int64
