@@ -55,7 +55,9 @@ type KeySources struct {
 // Other is a source that did not win.
 type Other struct {
 	Source Source
-	// Same says that it has the same key.
+	// Key is never the zero key.
+	Key n8ncrypt.InstanceKey
+	// Same says that Key is the winner's.
 	Same bool
 }
 
@@ -160,7 +162,7 @@ func ResolveKey(sources KeySources) (Resolution, error) {
 			continue
 		}
 		if !c.key.IsZero() {
-			out.Others = append(out.Others, Other{Source: c.source, Same: c.key.Equal(winner.key)})
+			out.Others = append(out.Others, Other{Source: c.source, Key: c.key, Same: c.key.Equal(winner.key)})
 		}
 	}
 	if n := utf8.RuneCountInString(winner.key.Reveal()); n < 16 {
