@@ -152,6 +152,8 @@ func TestHostileContent(t *testing.T) {
 		"folder":            {entries: []tarEntry{header, {name: "a/", kind: '5'}}, want: "damaged at entry 1: it is not a regular file"},
 		"device":            {entries: []tarEntry{header, {name: "a", kind: '3'}}, want: "damaged at entry 1: it is not a regular file"},
 		"set user id":       {entries: []tarEntry{header, {name: "a", mode: 0o4755}}, want: "damaged at entry 1: its mode 04755 has more than permission bits"},
+		"time before 1970":  {entries: []tarEntry{header, {name: "a", mtime: -1}}, want: `damaged at entry 1: its tar header has an unexpected record "mtime"`},
+		"time after 2242":   {entries: []tarEntry{header, {name: "a", mtime: 1 << 33, gnu: true}}, want: "damaged at entry 1: its time 8589934592 is out of range"},
 		"unexpected record": {entries: []tarEntry{header, {name: "a", pax: map[string]string{"SCHILY.xattr.user.x": "y"}}}, want: `damaged at entry 1: its tar header has an unexpected record "SCHILY.xattr.user.x"`},
 
 		"manifest white space":    {entries: []tarEntry{header, a, last(manifest(listA, " "))}, want: "damaged: the manifest is not canonical JSON"},

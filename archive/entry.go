@@ -40,7 +40,15 @@ const (
 	maxWindow     = 8 << 20   // bytes of zstd window
 	maxPieceBytes = 16 << 20  // bytes of one piece of a stream, by format
 	pieceBytes    = 2 << 20   // bytes of one piece of a stream, as written here
+
+	maxTime = 1<<33 - 1 // seconds since 1970 that a tar header holds in eleven octal digits
 )
+
+// tarTime is t in whole seconds, moved to where no PAX record is needed for it.
+// Files with times from nowhere are common enough.
+func tarTime(t time.Time) time.Time {
+	return time.Unix(min(max(t.Unix(), 0), maxTime), 0).UTC()
+}
 
 // CheckEntryName says whether an archive can hold a file of that name: relative,
 // slash-separated, without empty, "." or ".." parts, backslashes and control

@@ -16,6 +16,8 @@ type tarEntry struct {
 	kind             byte  // 0: regular
 	mode             int64 // 0: 0600
 	late             bool  // an hour later
+	mtime            int64 // 0: testTime
+	gnu              bool
 	pax              map[string]string
 }
 
@@ -32,6 +34,12 @@ func tarStream(t testing.TB, entries []tarEntry, tail string) []byte {
 		}
 		if e.mode != 0 {
 			h.Mode = e.mode
+		}
+		if e.mtime != 0 {
+			h.ModTime = time.Unix(e.mtime, 0)
+		}
+		if e.gnu {
+			h.Format = tar.FormatGNU
 		}
 		if e.late {
 			h.ModTime = testTime.Add(time.Hour)

@@ -227,6 +227,9 @@ func checkTarHeader(hdr *tar.Header) error {
 	if hdr.Mode&^int64(fs.ModePerm) != 0 {
 		return fmt.Errorf("its mode %#o has more than permission bits", hdr.Mode)
 	}
+	if !hdr.ModTime.Equal(tarTime(hdr.ModTime)) {
+		return fmt.Errorf("its time %d is out of range", hdr.ModTime.Unix())
+	}
 	return nil
 }
 

@@ -115,17 +115,19 @@ func (w *Writer) begin(recipients []age.Recipient) error {
 
 func (w *Writer) tarHeader(name string, size int64, mode fs.FileMode, mtime time.Time) error {
 	return w.tar.WriteHeader(&tar.Header{
+		Format:   tar.FormatPAX, // or ustar, but never GNU's
 		Typeflag: tar.TypeReg,
 		Name:     name,
 		Size:     size,
 		Mode:     int64(mode.Perm()),
-		ModTime:  mtime,
+		ModTime:  tarTime(mtime),
 	})
 }
 
 // Add writes one file. e.Size is required and r must yield exactly that many
 // bytes; e.SHA256 is computed, and compared if it was given. A zero ModTime
-// becomes the archive's time.
+// becomes the archive's time, and one that a plain tar header cannot hold the
+// nearest that it can: years 1970 to 2242.
 func (w *Writer) Add(e Entry, r io.Reader) error {
 	if err := w.usable(); err != nil {
 		return err
@@ -153,7 +155,7 @@ func (w *Writer) add(e Entry, r io.Reader) error {
 	if e.ModTime.IsZero() {
 		e.ModTime = w.header.Created
 	}
-	e.ModTime = wholeSeconds(e.ModTime)
+	e.ModTime = tarTime(e.ModTime)
 	if err := w.tarHeader(e.Name, e.Size, e.Mode, e.ModTime); err != nil {
 		return w.fail(fmt.Errorf("adding %q: %w", e.Name, err))
 	}
