@@ -87,7 +87,7 @@ func story(t *testing.T, version string) {
 	step("many backups beside a writer", func(t *testing.T) {
 		many := 2
 		if os.Getenv("N8KEEP_SOAK") != "" {
-			many = 50
+			many = 200
 		}
 		target := k.target
 		defer func() { k.target = target }()

@@ -155,6 +155,7 @@ type Entry struct {
 // Verified is the document of "backup verify".
 type Verified struct {
 	ID            string    `json:"id"`
+	Target        string    `json:"target"`
 	Level         string    `json:"level"`
 	State         string    `json:"state"`
 	Signer        string    `json:"signer"`
@@ -163,6 +164,7 @@ type Verified struct {
 	SecretsOpened int64     `json:"secrets_opened"` // 0 below level secrets
 	Failures      []Secret  `json:"failures"`
 	Findings      []Finding `json:"findings"`
+	Warnings      []string  `json:"warnings"`
 	Seconds       float64   `json:"seconds"`
 	Error         *Error    `json:"error,omitempty"`
 }
@@ -215,7 +217,7 @@ type Status struct {
 	Version   string           `json:"version"`
 	Config    string           `json:"config"` // "" when there is none
 	StateDir  string           `json:"state_dir"`
-	Signer    string           `json:"signer"` // fingerprint; "" before the first backup
+	Signer    string           `json:"signer"` // fingerprint; "" before the first backup, "unreadable"
 	SignerKey string           `json:"signer_public_key"`
 	Instances []InstanceStatus `json:"instances"`
 	Warnings  []string         `json:"warnings"`

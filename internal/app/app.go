@@ -43,7 +43,8 @@ type App struct {
 	audit *audit.Log
 }
 
-// Open reads the configuration. It makes no file and no folder.
+// Open reads the configuration, and removes private copies that a killed run has
+// left in the work folder. It makes no file and no folder.
 func Open(o Options) (*App, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -65,6 +66,7 @@ func Open(o Options) (*App, error) {
 		}
 	}
 	a.WorkDir = first(a.WorkDir, a.conf.WorkDir, filepath.Join(a.StateDir, "work"))
+	backup.SweepWork(a.WorkDir, a.Logger)
 	return a, nil
 }
 

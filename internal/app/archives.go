@@ -2,7 +2,10 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"filippo.io/age"
@@ -13,7 +16,6 @@ import (
 	"github.com/n8keep/n8keep/internal/backup"
 	"github.com/n8keep/n8keep/internal/blob"
 	"github.com/n8keep/n8keep/internal/problem"
-	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 // ArchiveOptions say which archive of which target, and whom to believe.
@@ -100,7 +102,7 @@ func (a *App) open(ctx context.Context, o ArchiveOptions) (opened, error) {
 	if err != nil {
 		return opened{}, err
 	}
-	id, err := backup.Find(ctx, store, o.ID, o.Instance)
+	id, err := backup.Find(ctx, store, trust, o.ID, o.Instance)
 	return opened{store, id, trust}, err
 }
 
@@ -149,9 +151,9 @@ func (a *App) BackupVerify(ctx context.Context, o ArchiveOptions, io InstanceOpt
 	}
 	cfg := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: level, Trust: arc.trust, Identities: o.Identities,
 		WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
+	var key resolvedKey
 	if level == backup.Secrets {
-		key, err := a.keyFor(io, "")
-		if err != nil {
+		if key, err = a.keyFor(io, arc.id.Instance(), ""); err != nil {
 			return nil, err
 		}
 		cfg.Key = key.key
@@ -165,48 +167,56 @@ func (a *App) BackupVerify(ctx context.Context, o ArchiveOptions, io InstanceOpt
 	cfg.Receipt = receipt
 	v, err := backup.Verify(ctx, cfg)
 	if err != nil {
-		return nil, a.explainKey(ctx, err, arc, cfg.Key)
+		return nil, a.explainKey(ctx, err, arc, key)
 	}
-	counts["entries"], counts["secrets_opened"], counts["secrets_failed"] = int64(v.Entries), v.Opened, int64(len(v.Failed))
-	doc = &api.Verified{ID: string(arc.id), Level: level.String(), State: string(v.Sidecar.State), Signer: v.Signer.Fingerprint(), Size: v.Sidecar.Size,
+	counts["entries"], counts["secrets_opened"], counts["secrets_failed"] = int64(v.Entries), v.Opened, v.FailedTotal
+	doc = &api.Verified{ID: string(arc.id), Target: arc.store.Properties().Location, Warnings: list(key.warnings), Level: level.String(), State: string(v.Sidecar.State), Signer: v.Signer.Fingerprint(), Size: v.Sidecar.Size,
 		Entries: v.Entries, SecretsOpened: v.Opened, Failures: archivedFailures(v.Failed), Findings: findingDocs(v.Manifest.Findings), Seconds: a.Now().Sub(start).Seconds()}
 	if v.Sidecar.State != archive.StateGood {
-		return doc, degradedArchive(v.Sidecar)
+		return doc, degradedArchive(v.Sidecar, doc.Target)
 	}
 	return doc, nil
 }
 
-func degradedArchive(s archive.Sidecar) error {
+func degradedArchive(s archive.Sidecar, target string) error {
 	e := problem.New(problem.CheckFailed, "archive %q is undamaged, but it was degraded when it was made", s.ID)
 	if s.SecretsFailed > 0 {
-		e = problem.New(problem.CheckFailed, "archive %q is undamaged, but %d of its %d secrets did not open when it was made", s.ID, s.SecretsFailed, s.Secrets)
+		e = problem.New(problem.CheckFailed, "archive %q is undamaged, but %d of its %d encrypted values did not open when it was made", s.ID, s.SecretsFailed, s.SecretsOpened+s.SecretsFailed)
 	}
-	return e.WithHint("see why with \"n8keep backup show %s --identity FILE\"", s.ID)
+	return e.WithHint("see why with \"n8keep backup show %s --target %s --identity FILE\"", s.ID, target)
 }
 
-// keyFor resolves an instance key where no live n8n is needed: from options and
-// the environment, the instance's part of the configuration, or dir.
-func (a *App) keyFor(io InstanceOptions, dir string) (resolvedKey, error) {
+// keyFor resolves an instance key where no live n8n is needed: from options, the
+// part of the configuration that is about the archive's instance, the
+// environment, or dir.
+func (a *App) keyFor(io InstanceOptions, name, dir string) (resolvedKey, error) {
 	in := &instance{keyFile: io.KeyFile, dir: first(io.N8NDir, dir)}
-	if io.KeyFile == "" {
-		if name, conf, err := a.configured(InstanceOptions{Name: io.Name}); err == nil {
-			in.name, in.conf, in.dir = name, conf, first(in.dir, conf.N8NDir)
-		}
+	if conf, ok := a.conf.Instances[first(io.Name, name)]; ok && io.KeyFile == "" && io.N8NDir == "" {
+		in.name, in.conf, in.dir = first(io.Name, name), conf, first(conf.N8NDir, dir)
 	}
 	return a.key(in, "")
 }
 
-// explainKey adds to a wrong-key error which archives of the target the key
-// does belong to.
-func (a *App) explainKey(ctx context.Context, err error, arc opened, key n8ncrypt.InstanceKey) error {
-	p, ok := err.(*problem.Error)
-	if !ok || p.Kind != problem.WrongKey || key.IsZero() {
+// explainKey adds to a wrong-key error what is odd about the key, and which
+// archives of the target it does belong to.
+func (a *App) explainKey(ctx context.Context, err error, arc opened, key resolvedKey) error {
+	var p *problem.Error
+	if !errors.As(err, &p) || p.Kind != problem.WrongKey || key.key.IsZero() {
 		return err
 	}
-	if ids := a.archivesOf(ctx, arc, string(key.Fingerprint())); len(ids) > 0 {
+	hintKey(p, key)
+	if ids := a.archivesOf(ctx, arc, string(key.key.Fingerprint())); len(ids) > 0 {
 		p.WithHint("the key given is the one of archive %q%s", ids[0], more(len(ids)-1))
 	}
 	return p
+}
+
+// hintKey says where a key that does not fit came from, and what is odd about it.
+func hintKey(p *problem.Error, key resolvedKey) {
+	p.WithHint("the key came from %s", sourceText(key.source))
+	for _, w := range key.warnings {
+		p.WithHint("%s", w)
+	}
 }
 
 func (a *App) archivesOf(ctx context.Context, arc opened, fingerprint string) []archive.ID {
@@ -241,6 +251,7 @@ func (a *App) Status(ctx context.Context) (*api.Status, error) {
 		signer := archive.SignerOf(key)
 		doc.Signer, doc.SignerKey = signer.Fingerprint(), signer.String()
 	} else if problem.KindOf(err) != problem.NotFound {
+		doc.Signer = "unreadable"
 		doc.Warnings = append(doc.Warnings, err.Error())
 	}
 	return doc, nil
@@ -288,6 +299,17 @@ func (a *App) InstanceStatus(ctx context.Context, io InstanceOptions, o ArchiveO
 			break
 		}
 	}
+	for _, l := range archives {
+		// Whatever is newer than the last good one and is not one says why.
+		if doc.LastGood != nil && l.ID == doc.LastGood.ID {
+			break
+		}
+		what := l.State
+		if l.Problem != "" {
+			what += ": " + l.Problem
+		}
+		doc.Problems = append(doc.Problems, fmt.Sprintf("archive %s is %s", l.ID, what))
+	}
 	switch {
 	case doc.LastGood == nil:
 		doc.Problems = append(doc.Problems, "there is no good backup of this instance in the target")
@@ -304,7 +326,7 @@ func (a *App) Instances(o InstanceOptions) []InstanceOptions {
 		return []InstanceOptions{o}
 	}
 	var out []InstanceOptions
-	for name := range a.conf.Instances {
+	for _, name := range slices.Sorted(maps.Keys(a.conf.Instances)) {
 		out = append(out, InstanceOptions{Name: name, KeyFile: o.KeyFile})
 	}
 	return out

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 
@@ -80,8 +81,12 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 		DropWaiting: o.DropWaiting, Binary: o.Binary || in.conf.BinaryData,
 		DeploymentFiles: append(append([]string{}, in.conf.DeploymentFiles...), o.DeploymentFiles...),
 		KeepSecrets:     o.KeepSecrets || !in.conf.Redacts(), Unproved: o.Unproved,
+		OtherKeys: key.keys, Exclude: []string{a.StateDir, store.Properties().Location, filepath.Dir(keyPath)},
 		WorkDir: a.WorkDir, LockDir: a.lockDir(), Tool: "n8keep " + a.Version, Now: a.Now, Logger: a.Logger, Progress: a.Progress})
 	if err != nil {
+		if p := (*problem.Error)(nil); errors.As(err, &p) && p.Kind == problem.WrongKey {
+			hintKey(p, key)
+		}
 		return nil, err
 	}
 	s := res.Sidecar
@@ -93,12 +98,12 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 		doc.Warnings = append(doc.Warnings, "a signing key was made in "+keyPath+"; where else archives are to be verified, trust "+archive.SignerOf(signing).String())
 	}
 	if s.State != archive.StateGood {
-		return doc, degradedProblem(doc)
+		return doc, degradedProblem(doc, in)
 	}
 	return doc, nil
 }
 
-func degradedProblem(doc *api.Backup) error {
+func degradedProblem(doc *api.Backup, in *instance) error {
 	var parts []string
 	for _, f := range doc.Findings {
 		if backup.Degrades(f.Code) {
@@ -107,7 +112,7 @@ func degradedProblem(doc *api.Backup) error {
 	}
 	e := problem.New(problem.Partial, "backup %q is kept, but degraded: %s", doc.ID, strings.Join(parts, "; "))
 	if doc.SecretsFailed > 0 {
-		e.WithHint("these secrets were probably written with an older key; see which with \"n8keep census\"")
+		e.WithHint("these secrets were probably written with an older key; see which with \"n8keep census %s\"", in.flag())
 	}
 	return e
 }

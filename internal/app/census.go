@@ -80,26 +80,27 @@ func (a *App) Census(ctx context.Context, command string, io InstanceOptions, o 
 		doc.Warnings = append(doc.Warnings, fmt.Sprintf("%d values open with the instance key, but n8n reads them with another one (the legacy row of deployment_key) and fails, %s row %s among them",
 			census.MisreadTotal, census.Misread[0].Place, census.Misread[0].Row))
 	}
-	return doc, verdict(doc, in)
+	return doc, verdict(doc, in, key, census.Proved)
 }
 
-func verdict(doc *api.Census, in *instance) error {
+func verdict(doc *api.Census, in *instance, key resolvedKey, proved int64) error {
 	t := doc.Totals
 	where := fmt.Sprintf("%q", in.name)
 	switch ciphertext := t.Opened + t.Failed; {
 	case ciphertext == 0:
 		doc.Verdict = "there is no encrypted value, so the key is neither proved nor refuted"
+	case proved == 0:
+		doc.Verdict = fmt.Sprintf("none of the %d encrypted values opens through the instance key", ciphertext)
+		p := problem.New(problem.WrongKey, "instance key %s opens none of %d encrypted values in %s", doc.KeyFingerprint, ciphertext, where)
+		hintKey(p, key)
+		return p.WithHint("try another one: \"n8keep key check %s --key-file FILE\"", in.flag())
 	case t.Failed == 0:
 		doc.Verdict = fmt.Sprintf("all %d encrypted values open", ciphertext)
-	case t.Opened == 0:
-		doc.Verdict = fmt.Sprintf("none of the %d encrypted values opens", ciphertext)
-		return problem.New(problem.WrongKey, "instance key %s opens none of %d encrypted values in %s", doc.KeyFingerprint, ciphertext, where).
-			WithHint("the key came from %s; try another one: \"n8keep key check --key-file FILE\"", sourceText(doc.KeySource))
 	default:
 		doc.Verdict = fmt.Sprintf("%d of %d encrypted values do not open", t.Failed, ciphertext)
 		return problem.New(problem.CheckFailed, "instance key does not open %d of %d encrypted values in %s", t.Failed, ciphertext, where).
-			WithHint("the other %d opened; these %d were probably written with an older key", t.Opened, t.Failed).
-			WithHint("try an older key on them: \"n8keep key check --key-file FILE\"")
+			WithHint("the other %d opened; what does not was probably written with an older key", t.Opened).
+			WithHint("try an older key on it: \"n8keep key check %s --key-file FILE\"", in.flag())
 	}
 	return nil
 }

@@ -53,6 +53,10 @@ func (a *App) Init(ctx context.Context, o InitOptions) (*api.Init, secret.String
 	if _, err := os.Lstat(out); err == nil {
 		return nil, none, problem.New(problem.Usage, "file %q exists already", out).WithHint("edit it, or write another with --out FILE")
 	}
+	if o.IdentityOut != "" && len(o.Recipients) > 0 {
+		return nil, none, problem.New(problem.Usage, "--identity-out makes a new identity, but recipients are given").
+			WithHint("leave out --recipient, or --identity-out")
+	}
 	doc := &api.Init{Config: out, Warnings: []string{}}
 	recipients, identity := o.Recipients, none
 	if len(recipients) == 0 {
@@ -97,7 +101,11 @@ func (a *App) Init(ctx context.Context, o InitOptions) (*api.Init, secret.String
 	signer := archive.SignerOf(key)
 	doc.Recipient, doc.Signer, doc.SignerKey = strings.Join(recipients, " "), signer.Fingerprint(), signer.String()
 	doc.SigningKey, doc.SigningKeyNew = keyPath, made
-	doc.Next = []string{"next: n8keep census", "then: n8keep backup create"}
+	flag := ""
+	if o.Out != "" {
+		flag = fmt.Sprintf(" --config %q", o.Out)
+	}
+	doc.Next = []string{"next: n8keep census" + flag, "then: n8keep backup create" + flag}
 	return doc, identity, nil
 }
 

@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -128,23 +130,27 @@ func defaultName(location string) string {
 	if err != nil {
 		host = "n8n"
 	}
-	host = strings.Trim(notInName.ReplaceAllString(strings.ToLower(host), "-"), "-.")
+	if host = strings.Trim(notInName.ReplaceAllString(strings.ToLower(host), "-"), "-."); host == "" {
+		host = "n8n"
+	}
 	if len(host) > 40 {
 		host = host[:40]
 	}
 	sum := sha256.Sum256([]byte(location))
-	return host + "-" + hexOf(sum[:3])
+	return host + "-" + hex.EncodeToString(sum[:3])
 }
 
 var notInName = regexp.MustCompile(`[^a-z0-9.-]+`)
 
-func hexOf(b []byte) string {
-	const digits = "0123456789abcdef"
-	out := make([]byte, 0, 2*len(b))
-	for _, c := range b {
-		out = append(out, digits[c>>4], digits[c&15])
+// flag is how a command is told that this n8n is meant.
+func (in *instance) flag() string {
+	switch {
+	case in.dir != "":
+		return fmt.Sprintf("--n8n-dir %q", in.dir)
+	case in.database != "":
+		return fmt.Sprintf("--database %q", in.database)
 	}
-	return string(out)
+	return "--instance " + in.name
 }
 
 // openDB opens the instance's live database, read-only.
@@ -160,6 +166,7 @@ type resolvedKey struct {
 	key      n8ncrypt.InstanceKey
 	source   api.KeySource
 	others   []api.KeySource
+	keys     []n8ncrypt.InstanceKey // those of others
 	warnings []string
 }
 
@@ -185,6 +192,7 @@ func (a *App) key(in *instance, n8nVersion string) (resolvedKey, error) {
 	}
 	for _, o := range res.Others {
 		same := o.Same
+		out.keys = append(out.keys, o.Key)
 		out.others = append(out.others, api.KeySource{Source: o.Source.Name, Where: o.Source.Where, Same: &same})
 	}
 	return out, nil

@@ -21,15 +21,16 @@ func (a *App) recipients(keys, files []string) ([]age.Recipient, error) {
 		keys, files = a.conf.Recipients, a.conf.RecipientFiles
 	}
 	var out []age.Recipient
-	for _, k := range keys {
-		if strings.HasPrefix(strings.ToUpper(k), "AGE-SECRET-KEY-") {
+	for i, k := range keys {
+		if strings.Contains(strings.ToUpper(k), "AGE-SECRET-KEY-") {
 			return nil, problem.New(problem.Usage, "a recipient is an identity, which is secret").
 				WithHint("give its public key, the one that begins with age1; \"age-keygen -y FILE\" prints it").
 				WithHint("the identity now stands in your shell's history: make a new one")
 		}
 		r, err := age.ParseRecipients(strings.NewReader(k))
 		if err != nil {
-			return nil, problem.New(problem.Usage, "recipient %q is not an age public key", k).
+			// Whatever it is, it may be a secret that was put there by mistake.
+			return nil, problem.New(problem.Usage, "recipient number %d is not an age public key", i+1).
 				WithHint("it begins with age1 and is printed by age-keygen or \"n8keep init\"")
 		}
 		out = append(out, r...)
@@ -37,7 +38,7 @@ func (a *App) recipients(keys, files []string) ([]age.Recipient, error) {
 	for _, file := range files {
 		f, err := os.Open(file)
 		if err != nil {
-			return nil, problem.Wrap(problem.Usage, err, "reading recipients")
+			return nil, problem.Wrap(problem.NotFound, err, "reading recipients").WithHint("name a file with one public key a line: --recipient-file FILE")
 		}
 		r, err := age.ParseRecipients(io.LimitReader(f, 1<<20))
 		f.Close()
@@ -61,10 +62,10 @@ func Identities(files []string, ask func(prompt string) (secret.String, error)) 
 	for _, file := range files {
 		f, err := os.Open(file)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, problem.Wrap(problem.Usage, err, "reading identity").WithHint("name the file with the private key that belongs to a recipient: --identity FILE")
+			return nil, problem.Wrap(problem.NotFound, err, "reading identity").WithHint("name the file with the private key that belongs to a recipient: --identity FILE")
 		}
 		if err != nil {
-			return nil, problem.Wrap(problem.Usage, err, "reading identity")
+			return nil, problem.Wrap(problem.Usage, err, "reading identity").WithHint("the user who runs n8keep must be able to read it")
 		}
 		ids, err := parseIdentities(f, file, ask)
 		f.Close()
@@ -103,7 +104,7 @@ func parseIdentities(f *os.File, name string, ask func(string) (secret.String, e
 			return nil, problem.Wrap(problem.Usage, err, "identity %q", name)
 		}
 		if text, err = age.Decrypt(text, id); err != nil {
-			return nil, problem.New(problem.NoIdentity, "the passphrase does not open identity %q", name)
+			return nil, problem.New(problem.NoIdentity, "the passphrase does not open identity %q", name).WithHint("try again; nothing was changed")
 		}
 	}
 	ids, err := age.ParseIdentities(text)

@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"errors"
+	"math"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,7 +35,8 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	case r.To == "":
 		return nil, problem.New(problem.Usage, "no folder to restore to").WithHint("give n8n's folder with --to DIR")
 	case strings.Contains(r.To, "://"):
-		return nil, problem.New(problem.Usage, "--to takes a folder in this version, not %q", strings.SplitN(r.To, ":", 2)[0]+"://...")
+		return nil, problem.New(problem.Usage, "--to takes a folder in this version, not %q", strings.SplitN(r.To, ":", 2)[0]+"://...").
+			WithHint("give n8n's folder; archives of this version hold SQLite databases")
 	}
 	owner, err := parseOwner(r.Owner)
 	if err != nil {
@@ -47,7 +50,7 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	if err != nil {
 		return nil, err
 	}
-	key, err := a.keyFor(io, r.To)
+	key, err := a.keyFor(io, arc.id.Instance(), r.To)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +64,11 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	verify := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: backup.Secrets, Trust: arc.trust, Identities: o.Identities, Key: key.key,
 		Receipt: receipt, WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
 	var verified *backup.Verified
-	_, conf, _ := a.configured(InstanceOptions{Name: io.Name})
+	// The health URL of the configuration is that of the instance that lives there.
+	conf := a.conf.Instances[arc.id.Instance()]
+	if !sameFile(conf.N8NDir, r.To) {
+		conf.HealthURL = ""
+	}
 	cfg := restore.Config{Sidecar: signed.Sidecar, To: r.To, Key: key.key, Overwrite: r.Overwrite, NoConfig: r.NoConfig,
 		AssumeStopped: r.AssumeStopped, DryRun: r.DryRun, Owner: owner, HealthURL: first(r.HealthURL, conf.HealthURL),
 		Now: a.Now, Logger: a.Logger, Env: a.Env, Receipt: receipt,
@@ -78,6 +85,9 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	}
 	plan, err := restore.NewPlan(ctx, cfg)
 	if err != nil {
+		if p := (*problem.Error)(nil); errors.As(err, &p) && p.Kind == problem.WrongKey {
+			hintKey(p, key)
+		}
 		return nil, err
 	}
 	doc = &api.Restore{ID: string(arc.id), Target: plan.To, DryRun: r.DryRun, Steps: []string{}, Database: plan.Database,
@@ -93,19 +103,33 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 		}
 		describe(doc, v)
 		doc.Seconds = a.Now().Sub(start).Seconds()
-		return doc, nil
+		return doc, degradedRestore(v)
 	}
 	report, err := plan.Apply(ctx)
 	if err != nil {
 		return nil, err
 	}
 	describe(doc, verified)
-	counts["secrets_opened"], counts["secrets_failed"], counts["files"] = verified.Opened, int64(len(verified.Failed)), report.Files
+	counts["secrets_opened"], counts["secrets_failed"], counts["files"] = verified.Opened, verified.FailedTotal, report.Files
 	doc.SafetyCopy, doc.SafetyFolder, doc.Files, doc.SetBeforeStart = report.SafetyCopy, report.SafetyFolder, report.Files, report.KeyLine
 	doc.ConfigWritten = report.Config == restore.ConfigWritten
 	doc.Warnings = append(doc.Warnings, report.Warnings...)
 	doc.Seconds = a.Now().Sub(start).Seconds()
-	return doc, nil
+	return doc, degradedRestore(verified)
+}
+
+// degradedRestore says that what was restored is as degraded as its archive.
+func degradedRestore(v *backup.Verified) error {
+	switch s := v.Sidecar; {
+	case s.State == archive.StateGood:
+		return nil
+	case s.SecretsFailed > 0:
+		return problem.New(problem.Partial, "archive %q is degraded: %d of its %d encrypted values do not open with the instance key", s.ID, s.SecretsFailed, s.SecretsOpened+s.SecretsFailed).
+			WithHint("everything else is as it was; enter these credentials again in n8n, or look for an older backup in which they open")
+	default:
+		return problem.New(problem.Partial, "archive %q is degraded: see its findings", s.ID).
+			WithHint("everything is as it was when the backup was made")
+	}
 }
 
 func describe(doc *api.Restore, v *backup.Verified) {
@@ -117,17 +141,18 @@ func parseOwner(s string) (*restore.Owner, error) {
 		return nil, nil
 	}
 	u, g, ok := strings.Cut(s, ":")
-	uid, err := strconv.Atoi(u)
-	gid, err2 := strconv.Atoi(g)
-	if !ok || err != nil || err2 != nil || uid < 0 || gid < 0 {
-		return nil, problem.New(problem.Usage, "owner %q", s).WithHint("write it as numbers, UID:GID, as in --owner 1000:1000 (node in n8n's image)")
+	// The largest number means "leave as it is" to chown.
+	uid, err := strconv.ParseUint(u, 10, 32)
+	gid, err2 := strconv.ParseUint(g, 10, 32)
+	if !ok || err != nil || err2 != nil || uid == math.MaxUint32 || gid == math.MaxUint32 {
+		return nil, problem.New(problem.Usage, "owner %q is not UID:GID in numbers", s).WithHint("write it as numbers, UID:GID, as in --owner 1000:1000 (node in n8n's image)")
 	}
-	return &restore.Owner{UID: uid, GID: gid}, nil
+	return &restore.Owner{UID: int(uid), GID: int(gid)}, nil
 }
 
 // unpacked says where below dir backup.Unpack left what it proved.
 func unpacked(v *backup.Verified, dir string) restore.Unpacked {
-	u := restore.Unpacked{Manifest: v.Manifest, Database: filepath.Join(dir, filepath.FromSlash(backup.DatabaseEntry)), SecretsOpened: v.Opened, SecretsFailed: int64(len(v.Failed))}
+	u := restore.Unpacked{Manifest: v.Manifest, Database: filepath.Join(dir, filepath.FromSlash(backup.DatabaseEntry)), SecretsOpened: v.Opened, SecretsFailed: v.FailedTotal}
 	for _, e := range v.Manifest.Entries {
 		if rest, ok := strings.CutPrefix(e.Name, backup.FileFolder); ok {
 			u.Files = append(u.Files, restore.File{Path: rest, Staged: filepath.Join(dir, filepath.FromSlash(e.Name)), Mode: e.Mode, ModTime: e.ModTime, Size: e.Size})

@@ -39,7 +39,8 @@ type Config struct {
 	Database    string // path of the SQLite database
 	TablePrefix string // DB_TABLE_PREFIX; may be empty
 	Key         n8ncrypt.InstanceKey
-	Recipients  []age.Recipient // at least one, all of one kind
+	OtherKeys   []n8ncrypt.InstanceKey // further keys that are known here; none may be in the archive
+	Recipients  []age.Recipient        // at least one, all of one kind
 	Store       blob.Store
 	SigningKey  ed25519.PrivateKey
 	Receipt     audit.Receipt // proof that the command is in the audit log
@@ -50,6 +51,7 @@ type Config struct {
 	DeploymentFiles []string         // compose files, env files, manifests
 	KeepSecrets     bool             // keep secret values of deployment files; never the instance key
 	Unproved        bool             // go on when the key opens no secret at all
+	Exclude         []string         // folders of n8keep's that are left out where they lie in N8NDir
 	WorkDir         string           // where the private copy is made
 	LockDir         string           // one lock file per instance
 	Tool            string           // name and version of the writing program, for the manifest
@@ -82,21 +84,23 @@ type Result struct {
 // Codes of findings in a manifest. A finding of the first group makes the
 // archive degraded.
 const (
-	FindingSecret      = "secret_does_not_open"
-	FindingUnproved    = "key_opens_nothing"
-	FindingIntegrity   = "database_integrity"
-	FindingKeyInside   = "instance_key_in_database"
-	FindingForeignKeys = "foreign_keys"        // says so, stays good
-	FindingUnlisted    = "unlisted_place"      // says so, stays good
-	FindingFileKey     = "file_holds_key"      // the file was left out, stays good
-	FindingFileSkipped = "file_not_in_archive" // symbolic link, socket, unreadable
-	FindingWorkflowKey = "workflow_holds_key"  // its JSON file was left out
+	FindingSecret        = "secret_does_not_open"
+	FindingUnproved      = "key_opens_nothing"
+	FindingIntegrity     = "database_integrity"
+	FindingKeyInside     = "instance_key_in_database"
+	FindingExecutionData = "execution_data_missing" // of executions that are not finished
+	FindingForeignKeys   = "foreign_keys"           // says so, stays good
+	FindingUnlisted      = "unlisted_place"         // says so, stays good
+	FindingFileKey       = "file_holds_key"         // the file was left out, stays good
+	FindingFileSkipped   = "file_not_in_archive"    // symbolic link, socket, unreadable
+	FindingWorkflowKey   = "workflow_holds_key"     // its JSON file was left out
+	FindingMisread       = "misread_by_n8n"         // opens here, but n8n reads it with another key
 )
 
 // Degrades reports whether a finding of that code makes an archive degraded.
 func Degrades(code string) bool {
 	switch code {
-	case FindingSecret, FindingUnproved, FindingIntegrity, FindingKeyInside:
+	case FindingSecret, FindingUnproved, FindingIntegrity, FindingKeyInside, FindingExecutionData:
 		return true
 	}
 	return false

@@ -260,15 +260,15 @@ func TestFind(t *testing.T) {
 	h.cfg.Instance = "other"
 	b := h.create().Sidecar.ID
 	for ref, want := range map[string]archive.ID{string(a): a, string(b): b, string(a)[:14]: a} {
-		if got, err := backup.Find(t.Context(), h.store, ref, ""); err != nil || got != want {
+		if got, err := backup.Find(t.Context(), h.store, h.trust, ref, ""); err != nil || got != want {
 			t.Errorf("%q: %q, %v", ref, got, err)
 		}
 	}
-	if got, err := backup.Find(t.Context(), h.store, "latest", "lab"); err != nil || got != a {
+	if got, err := backup.Find(t.Context(), h.store, h.trust, "latest", "lab"); err != nil || got != a {
 		t.Errorf("latest of lab: %q, %v", got, err)
 	}
 	for ref, want := range map[string]string{"latest": "several instances", "2026": "is the beginning of 2 archives", "1999": `no archive "1999"`} {
-		if _, err := backup.Find(t.Context(), h.store, ref, ""); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := backup.Find(t.Context(), h.store, h.trust, ref, ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", ref, err)
 		}
 	}
@@ -284,7 +284,7 @@ func TestLatestWithinOneSecond(t *testing.T) {
 	h.cfg.Store = h.store
 	for range 4 {
 		last := h.create().Sidecar.ID
-		if got, err := backup.Find(t.Context(), h.store, "latest", ""); err != nil || got != last {
+		if got, err := backup.Find(t.Context(), h.store, h.trust, "latest", ""); err != nil || got != last {
 			t.Fatalf("latest is %q, %v; the last one made is %q", got, err, last)
 		}
 		list, err := backup.List(t.Context(), h.store, h.trust)
@@ -334,7 +334,7 @@ func TestFilesThatHoldTheKey(t *testing.T) {
 
 func TestWorkFolderOfADeadRunIsRemoved(t *testing.T) {
 	h := newHost(t, "2.41.1-sqlite", key241)
-	dead := filepath.Join(h.cfg.WorkDir, "deadrun")
+	dead := filepath.Join(h.cfg.WorkDir, "n8keep-work-abcdefghijkl")
 	if err := os.MkdirAll(dead, 0o700); err != nil {
 		t.Fatal(err)
 	}

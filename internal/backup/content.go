@@ -3,12 +3,16 @@ package backup
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,8 +58,11 @@ func (t *take) writeDatabase(ctx context.Context, w *archive.Writer) error {
 
 func (t *take) writeWorkflows(ctx context.Context, w *archive.Writer) error {
 	for wf, err := range t.db.Workflows(ctx) {
-		if err != nil {
+		if err := t.tolerate(err); err != nil {
 			return err
+		}
+		if wf.ID == "" {
+			continue // the database is damaged here
 		}
 		if t.needle.Find(wf.JSON) {
 			t.find(FindingWorkflowKey, "workflow_entity", "workflow %q holds the instance key: its JSON file is not in the archive", wf.ID)
@@ -69,17 +76,38 @@ func (t *take) writeWorkflows(ctx context.Context, w *archive.Writer) error {
 	return nil
 }
 
-// fileName keeps an id a plain file name; n8n's own ids already are.
+// fileName keeps an id a plain file name; n8n's own ids already are. One that is
+// not gets a hash, so that no two share a name.
 func fileName(id string) string {
-	return strings.Map(func(r rune) rune {
+	name := strings.Map(func(r rune) rune {
 		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '-' || r == '_' {
 			return r
 		}
 		return '_'
 	}, id)
+	const most = 64
+	if name == id && len(id) <= most {
+		return name
+	}
+	sum := sha256.Sum256([]byte(id))
+	return name[:min(len(name), most)] + "-" + hex.EncodeToString(sum[:4])
 }
 
 func (t *take) writeFiles(ctx context.Context, w *archive.Writer) error {
+	var own []os.FileInfo
+	for _, dir := range append([]string{t.WorkDir, t.LockDir}, t.Exclude...) {
+		if info, err := os.Stat(dir); err == nil {
+			own = append(own, info)
+		}
+	}
+	held := map[string]bool{}
+	for _, path := range t.bundles {
+		held[filepath.Join("storage", filepath.FromSlash(path))] = true
+		if err := t.writeBundle(w, path); err != nil {
+			return err
+		}
+	}
+	inside := map[string]bool{} // folders below N8NDir: whether they are n8keep's own
 	for f, err := range n8nhome.Files(t.N8NDir, n8nhome.FilesConfig{Binary: t.Binary}) {
 		if err != nil {
 			return err
@@ -87,15 +115,45 @@ func (t *take) writeFiles(ctx context.Context, w *archive.Writer) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if f.Skipped != "" {
-			t.find(FindingFileSkipped, f.Path, "%s", f.Skipped)
+		if held[f.Path] || t.ownFolder(filepath.Dir(f.Path), own, inside) {
 			continue
 		}
-		if err := t.writeFile(ctx, w, f); err != nil {
-			return err
+		switch {
+		case f.Skipped != "":
+			t.find(FindingFileSkipped, f.Path, "%s", f.Skipped)
+		case archive.CheckEntryName(FileFolder+filepath.ToSlash(f.Path)) != nil:
+			t.find(FindingFileSkipped, strconv.QuoteToASCII(f.Path), "its name cannot stand in an archive")
+		case t.needle.Find([]byte(f.Path)):
+			t.find(FindingFileKey, "", "a file whose name holds an instance key is not in the archive")
+		default:
+			if err := t.writeFile(ctx, w, f); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// ownFolder reports whether a folder of N8NDir is one of n8keep's own, such as
+// the target: archives of archives would double with every run.
+func (t *take) ownFolder(dir string, own []os.FileInfo, known map[string]bool) bool {
+	if dir == "." || dir == "" {
+		return false
+	}
+	is, met := known[dir]
+	if met {
+		return is
+	}
+	if is = t.ownFolder(filepath.Dir(dir), own, known); !is {
+		if info, err := os.Stat(filepath.Join(t.N8NDir, dir)); err == nil {
+			is = slices.ContainsFunc(own, func(o os.FileInfo) bool { return os.SameFile(o, info) })
+		}
+		if is {
+			t.warn("%q lies in n8n's folder and belongs to n8keep: it is not in the archive; keep archives elsewhere, best on another machine", dir)
+		}
+	}
+	known[dir] = is
+	return is
 }
 
 // writeFile adds one file of a folder that n8n may be writing to. Its bytes are
@@ -196,6 +254,9 @@ func deploymentName(path string, taken map[string]bool) string {
 	name := strings.TrimLeft(filepath.Base(abs), ".")
 	if strings.HasPrefix(filepath.Base(abs), ".") {
 		name = "dot-" + name
+	}
+	if archive.CheckEntryName(deploymentFolder+name) != nil {
+		name = fileName(name)
 	}
 	base := name
 	for i := 2; taken[name]; i++ {

@@ -85,8 +85,12 @@ func newer(a archive.ID, aStored time.Time, b archive.ID, bStored time.Time) int
 func (l *Listed) read(ctx context.Context, store blob.Store, trust Trust) error {
 	signed, err := readSidecar(ctx, store, l.ID)
 	if err != nil {
-		if k := problem.KindOf(err); k == problem.Untrusted || k == problem.Damaged {
+		switch problem.KindOf(err) {
+		case problem.Untrusted, problem.Damaged, problem.Usage: // forged, damaged, of a newer format
 			l.State, l.Problem = StateUnreadable, err.Error()
+			return nil
+		case problem.NotFound: // deleted since it was listed
+			l.State, l.Problem = StateIncomplete, "no sidecar: it was deleted just now"
 			return nil
 		}
 		return err
@@ -103,8 +107,6 @@ func (l *Listed) read(ctx context.Context, store blob.Store, trust Trust) error 
 	return nil
 }
 
-const maxSidecar = 64 << 10
-
 // readSidecar reads and checks the signature, not whether the signer is trusted.
 func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.SignedSidecar, error) {
 	r, _, err := store.Get(ctx, id.SidecarName())
@@ -112,7 +114,7 @@ func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.
 		return archive.SignedSidecar{}, targetProblem(err, store, "reading the sidecar of %q", id)
 	}
 	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, maxSidecar+1))
+	b, err := io.ReadAll(io.LimitReader(r, 64<<10+1))
 	if err != nil {
 		return archive.SignedSidecar{}, targetProblem(err, store, "reading the sidecar of %q", id)
 	}
@@ -131,9 +133,13 @@ func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.
 }
 
 // Find resolves an id, a unique prefix of one, or "latest": the newest archive
-// that is complete, of the instance if one is given.
-func Find(ctx context.Context, store blob.Store, ref, instance string) (archive.ID, error) {
-	var matches []stored
+// that is complete and signed by a trusted signer, of the instance if one is
+// given. It refuses to choose between instances.
+func Find(ctx context.Context, store blob.Store, trust Trust, ref, instance string) (archive.ID, error) {
+	if ref == "latest" {
+		return latest(ctx, store, trust, instance)
+	}
+	var matches []archive.ID
 	for info, err := range store.List(ctx, "") {
 		if err != nil {
 			return "", targetProblem(err, store, "listing the target")
@@ -145,41 +151,48 @@ func Find(ctx context.Context, store blob.Store, ref, instance string) (archive.
 		if string(id) == ref {
 			return id, nil
 		}
-		if ref == "latest" || strings.HasPrefix(string(id), ref) {
-			matches = append(matches, stored{id, info.ModTime})
+		if ref != "" && strings.HasPrefix(string(id), ref) {
+			matches = append(matches, id)
 		}
 	}
-	where := store.Properties().Location
 	switch {
 	case len(matches) == 0:
-		return "", problem.New(problem.NotFound, "no archive %q in the target", ref).
-			WithHint("see what is there: \"n8keep backup list --target %s\"", where)
-	case ref == "latest":
-		return latest(matches, where)
+		return "", notThere(store, ref)
 	case len(matches) > 1:
 		return "", problem.New(problem.Usage, "%q is the beginning of %d archives", ref, len(matches)).
-			WithHint("give more of the id: %q or %q", matches[0].id, matches[1].id)
+			WithHint("give more of the id: %q or %q", matches[0], matches[1])
 	}
-	return matches[0].id, nil
+	return matches[0], nil
 }
 
-type stored struct {
-	id archive.ID
-	at time.Time // by the target's clock
+func notThere(store blob.Store, ref string) error {
+	return problem.New(problem.NotFound, "no archive %q in the target", ref).
+		WithHint("see what is there: \"n8keep backup list --target %s\"", store.Properties().Location)
 }
 
-// latest refuses to choose between instances: the newest of another one is not
-// what anybody meant.
-func latest(found []stored, where string) (archive.ID, error) {
-	newest := found[0]
-	for _, s := range found {
-		if s.id.Instance() != newest.id.Instance() {
-			return "", problem.New(problem.Usage, "the target holds archives of several instances, %q and %q among them", newest.id.Instance(), s.id.Instance()).
-				WithHint("choose with --instance NAME, or give the id: \"n8keep backup list --target %s\"", where)
-		}
-		if newer(s.id, s.at, newest.id, newest.at) > 0 {
-			newest = s
+func latest(ctx context.Context, store blob.Store, trust Trust, instance string) (archive.ID, error) {
+	archives, err := List(ctx, store, trust)
+	if err != nil {
+		return "", err
+	}
+	newest, unknown := archive.ID(""), archive.ID("")
+	for _, l := range archives {
+		switch {
+		case instance != "" && l.ID.Instance() != instance, l.State == StateIncomplete, l.State == StateUnreadable:
+		case !l.Trusted:
+			unknown = cmp.Or(unknown, l.ID)
+		case newest == "":
+			newest = l.ID
+		case l.ID.Instance() != newest.Instance():
+			return "", problem.New(problem.Usage, "the target holds archives of several instances, %q and %q among them", newest.Instance(), l.ID.Instance()).
+				WithHint("choose with --instance NAME, or give the id: \"n8keep backup list --target %s\"", store.Properties().Location)
 		}
 	}
-	return newest.id, nil
+	switch {
+	case newest != "":
+		return newest, nil
+	case unknown != "":
+		return unknown, nil // its reader says whose signature it has, and what to do
+	}
+	return "", notThere(store, "latest")
 }

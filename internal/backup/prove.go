@@ -14,24 +14,42 @@ import (
 // archive's list. A key that opens none of many ends the backup.
 func (t *take) prove(ctx context.Context, w *archive.Writer) error {
 	census, err := t.db.Census(ctx, n8ndb.CensusConfig{Keys: t.keys, Receipt: t.Receipt, Executions: n8ndb.Unfinished,
-		Digest: t.digester.Sum, Visit: func(s n8ndb.Secret) error { return w.AddSecret(archiveSecret(s)) }})
-	if err != nil {
+		BundleDir: t.storage, Digest: t.digester.Sum, Visit: func(s n8ndb.Secret) error { return w.AddSecret(archiveSecret(s)) }})
+	if err := t.tolerate(err); err != nil {
 		return err
 	}
+	if census == nil {
+		return nil // of a damaged database, a part was read
+	}
 	t.census = census
-	totals := t.totals()
-	// What opens through a data key that is stored in clear proves nothing.
-	switch {
-	case totals.Failed > 0 && census.Proved == 0 && !t.Unproved:
-		return problem.New(problem.WrongKey, "the instance key %s opens none of the %s in %q", t.fingerprint, count(totals.Failed, "secret"), t.Instance).
-			WithHint("no archive was written; find the right key with \"n8keep key check --n8n-dir %s --key-file FILE\"", t.N8NDir).
-			WithHint("to keep a backup that nothing was proved of, add --unproved")
-	case totals.Failed > 0 && census.Proved == 0:
-		t.find(FindingUnproved, "", "the instance key opens none of %s", count(totals.Failed, "secret"))
-	case totals.Failed > 0:
-		t.find(FindingSecret, "", "%d of %s do not open with the instance key", totals.Failed, count(totals.Values-totals.Plain, "secret"))
+	tried := census.Opened + census.Failed
+	// What opens through a data key that is stored in clear (n8n 2.18) proves nothing.
+	if tried > 0 && census.Proved == 0 {
+		if !t.Unproved {
+			return problem.New(problem.WrongKey, "the instance key %s opens none of the %s in %q", t.fingerprint, count(tried, "secret"), t.Instance).
+				WithHint("no archive was written; try another key: \"n8keep key check --n8n-dir %s --key-file FILE\"", t.N8NDir).
+				WithHint("to keep a backup that nothing was proved of, add --unproved")
+		}
+		t.find(FindingUnproved, "", "the instance key opens none of the %s", count(tried, "secret"))
+	}
+	if census.Failed > 0 && census.Proved > 0 {
+		t.find(FindingSecret, "", "%d of %s do not open with the instance key", census.Failed, count(tried, "secret"))
+	}
+	if census.MisreadTotal > 0 {
+		t.find(FindingMisread, string(census.Misread[0].Place), "%s open with the instance key, but n8n reads them with the other one in deployment_key and fails, row %s among them",
+			count(census.MisreadTotal, "value"), census.Misread[0].Row)
 	}
 	return nil
+}
+
+// tolerate lets a backup of a database go on that is known to be damaged: a copy
+// of what is there is worth more than none. Anything else ends it.
+func (t *take) tolerate(err error) error {
+	if err != nil && t.damaged && problem.KindOf(err) == problem.Damaged {
+		t.find(FindingIntegrity, "", "%v", err)
+		return nil
+	}
+	return err
 }
 
 // integrity checks the private copy as SQLite sees it.
@@ -41,6 +59,7 @@ func (t *take) integrity(ctx context.Context) error {
 		return err
 	}
 	if len(report.Problems) > 0 {
+		t.damaged = true
 		t.find(FindingIntegrity, "", "integrity_check: %s", strings.Join(firstOf(report.Problems, 3), "; "))
 	}
 	if len(report.ForeignKeys) > 0 {
@@ -54,13 +73,14 @@ func (t *take) integrity(ctx context.Context) error {
 func (t *take) sweep(ctx context.Context) error {
 	found, err := t.db.Census(ctx, n8ndb.CensusConfig{Keys: t.keys, Receipt: t.Receipt, Executions: n8ndb.AllExecutions,
 		SkipPlaces: true, Sweep: true, Needle: t.needle, Progress: t.progressRows("looking through every column")})
-	if err != nil {
+	if err := t.tolerate(err); err != nil {
 		return err
 	}
+	if found == nil {
+		return nil
+	}
 	for _, u := range found.Unlisted {
-		if u.Opened > 0 {
-			t.find(FindingUnlisted, u.Table+"."+u.Column, "%s of %d open under a known key, but this place is not in the catalogue", count(u.Opened, "value"), u.Values)
-		}
+		t.find(FindingUnlisted, u.Table+"."+u.Column, "%s look like n8n's ciphertext, %d of them open under a known key; this place is not in the catalogue", count(u.Values, "value"), u.Opened)
 	}
 	for _, h := range found.NeedleHits {
 		t.find(FindingKeyInside, h.Table+"."+h.Column, "row %s holds the instance key itself: %s", h.Row, keyInsideRepair(h))
@@ -78,20 +98,6 @@ func keyInsideRepair(h n8ndb.NeedleHit) string {
 func (t *take) progressRows(phase string) func(string, int64) {
 	report := t.Progress.of(phase)
 	return func(_ string, rows int64) { report(rows, 0) }
-}
-
-type totals struct{ Values, Opened, Failed, Plain int64 }
-
-func (t *take) totals() totals { return sum(t.census) }
-
-func sum(c *n8ndb.Census) (s totals) {
-	for _, p := range c.Places {
-		s.Values += p.Values
-		s.Opened += p.Opened
-		s.Failed += p.Failed
-		s.Plain += p.Plain
-	}
-	return s
 }
 
 func (t *take) state() archive.State {

@@ -96,6 +96,9 @@ type take struct {
 	findings []archive.Finding
 	warnings []string
 
+	bundles   []string // execution data outside the database, below storage
+	storage   string   // held copies of execution data outside the database; "" without
+	damaged   bool     // the copy fails its integrity check
 	census    *n8ndb.Census
 	workflows int64
 }
@@ -153,10 +156,11 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 	if t.keys, err = t.db.Keyset(ctx, t.Receipt, t.Key); err != nil {
 		return archive.Sidecar{}, err
 	}
+	t.census = &n8ndb.Census{}
 	if t.digester, err = archive.NewDigester([]byte(t.Key.Reveal()), salt); err != nil {
 		return archive.Sidecar{}, problem.Wrap(problem.Unexpected, err, "preparing digests")
 	}
-	t.needle = n8ndb.NewNeedle(t.Key)
+	t.needle = n8ndb.NewNeedle(t.Key, t.OtherKeys...)
 	if t.needle.Weak() {
 		t.warn("the instance key has fewer than 16 characters: it is weak, and looked for only as a whole value")
 	}
@@ -175,12 +179,18 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 	}
 	defer w.Abort()
 
-	// First the catalogue: with the wrong key nothing else is worth doing.
-	if err := t.prove(ctx, w); err != nil {
+	// First what decides whether the rest is worth doing: a sound copy and a key
+	// that opens its catalogue.
+	if err := t.integrity(ctx); err != nil {
 		return archive.Sidecar{}, err
 	}
+	if err := t.holdBundles(ctx); err != nil {
+		return archive.Sidecar{}, err
+	}
+	if err := t.prove(ctx, w); err != nil {
+		return archive.Sidecar{}, up.explain(err)
+	}
 	if err := t.together(ctx,
-		func(ctx context.Context) error { return t.integrity(ctx) },
 		func(ctx context.Context) error { return t.sweep(ctx) },
 		func(ctx context.Context) error { return t.write(ctx, w) },
 	); err != nil {
@@ -188,7 +198,7 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 	}
 
 	counts, err := t.db.RowCounts(ctx)
-	if err != nil {
+	if err := t.tolerate(err); err != nil {
 		return archive.Sidecar{}, err
 	}
 	for _, c := range counts {
@@ -209,11 +219,10 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 	}
 	failpoint.Hit("backup.archive-stored")
 
-	totals := t.totals()
 	sidecar := archive.Sidecar{Format: archive.FormatVersion, ID: id, Instance: t.Instance, Created: id.Time(), State: manifest.State,
 		Unproved: manifest.Unproved, Engine: manifest.Engine, N8NVersion: manifest.N8NVersion, LastMigration: manifest.LastMigration,
-		KeyFingerprint: t.fingerprint, RecipientKind: t.kind, History: manifest.History, Size: sum.Size, SHA256: sum.SHA256,
-		Entries: int64(sum.Entries), Secrets: totals.Values, SecretsOpened: totals.Opened, SecretsFailed: totals.Failed,
+		KeyFingerprint: t.fingerprint, RecipientKind: t.kind, History: manifest.History, Size: sum.Size, PlainSize: sum.PlainSize, SHA256: sum.SHA256,
+		Entries: int64(sum.Entries), Secrets: t.census.Values, SecretsOpened: t.census.Opened, SecretsFailed: t.census.Failed,
 		Workflows: t.workflows, Findings: int64(len(t.findings))}
 	return sidecar, t.commit(ctx, sidecar)
 }

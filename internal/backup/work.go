@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -24,6 +25,15 @@ type Work struct {
 	path string // of the lock file
 }
 
+// workName is what a run's folder is called; its lock file has lockSuffix more.
+// Nothing else below the root is ever touched: it may be anybody's folder.
+var workName = regexp.MustCompile(`^n8keep-work-[a-z2-7]{12}$`)
+
+const (
+	workPrefix = "n8keep-work-"
+	lockSuffix = ".lock"
+)
+
 // OpenWork makes a folder below root, after removing those whose run is dead. A
 // run is alive as long as the kernel holds its lock.
 func OpenWork(root string, logger *slog.Logger) (*Work, error) {
@@ -31,10 +41,10 @@ func OpenWork(root string, logger *slog.Logger) (*Work, error) {
 		return nil, problem.Wrap(problem.Unexpected, err, "making work folder %q", root).
 			WithHint("choose another with --work-dir")
 	}
-	sweepWork(root, logger)
+	SweepWork(root, logger)
 	for range 10 {
-		name := strings.ToLower(rand.Text()[:12])
-		path := filepath.Join(root, name+".lock")
+		name := workPrefix + strings.ToLower(rand.Text()[:12])
+		path := filepath.Join(root, name+lockSuffix)
 		lock, err := durable.TryLock(path)
 		if errors.Is(err, durable.ErrLocked) {
 			continue // a sweeping neighbour looked at it first and will remove it
@@ -53,22 +63,41 @@ func OpenWork(root string, logger *slog.Logger) (*Work, error) {
 	return nil, problem.New(problem.Busy, "no work folder to be had below %q", root)
 }
 
-// sweepWork removes what dead runs left: the folder first, its lock file last,
-// so that a folder without a lock file never exists.
-func sweepWork(root string, logger *slog.Logger) {
-	locks, _ := filepath.Glob(filepath.Join(root, "*.lock"))
+// SweepWork removes what dead runs left below root, which need not exist: the
+// folder first, its lock file last, so that a folder without a lock file never
+// exists. Only folders of this user's that are named as ours are removed.
+func SweepWork(root string, logger *slog.Logger) {
+	locks, _ := filepath.Glob(filepath.Join(root, workPrefix+"*"+lockSuffix))
 	for _, path := range locks {
+		dir := strings.TrimSuffix(path, lockSuffix)
+		if !workName.MatchString(filepath.Base(dir)) || !ours(path) {
+			continue
+		}
 		lock, err := durable.TryLock(path)
 		if err != nil {
 			continue
 		}
-		if err := os.RemoveAll(strings.TrimSuffix(path, ".lock")); err != nil {
+		if info, err := os.Lstat(dir); err == nil && !info.IsDir() {
+			lock.Unlock()
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
 			logger.Warn("leftover of a dead run not removed", "error", err)
 		} else {
 			os.Remove(path)
 		}
 		lock.Unlock()
 	}
+}
+
+// ours reports a regular file that belongs to this user.
+func ours(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Getuid()
 }
 
 // Close removes the folder and everything in it.

@@ -15,8 +15,7 @@ var ErrLocked = errors.New("locked by another process")
 type Lock struct{ f *os.File }
 
 // TryLock takes the lock of the file, which is made (0600) when missing, without
-// waiting. The file stays after Unlock: removing it would let two processes hold
-// locks of different files under one name.
+// waiting. The file stays after Unlock; who removes it must hold its lock.
 func TryLock(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -28,6 +27,17 @@ func TryLock(path string) (*Lock, error) {
 			return nil, ErrLocked
 		}
 		return nil, fmt.Errorf("locking %q: %w", path, err)
+	}
+	// Whoever removes stale lock files may have unlinked this one in between; a
+	// lock on a file without name keeps nobody out.
+	held, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking %q: %w", path, unwrapPath(err))
+	}
+	if named, err := os.Stat(path); err != nil || !os.SameFile(held, named) {
+		f.Close()
+		return nil, ErrLocked
 	}
 	return &Lock{f}, nil
 }

@@ -2,11 +2,13 @@ package n8ndb
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -28,13 +30,14 @@ type Needle struct {
 	// shift is how far a window of the shortest pattern's length may move, by the
 	// last two bytes in it (Wu and Manber); 0 is a possible match.
 	shift []uint8
+	also  []*Needle // further keys
 }
 
 // StrongKey is the number of characters from which a key is searched in all text.
 const StrongKey = 16
 
-// NewNeedle returns a Needle for the key, which must not be zero.
-func NewNeedle(key n8ncrypt.InstanceKey) *Needle {
+// NewNeedle returns a Needle for the key, which must not be zero, and for others.
+func NewNeedle(key n8ncrypt.InstanceKey, others ...n8ncrypt.InstanceKey) *Needle {
 	text := key.Reveal()
 	n := &Needle{weak: utf8.RuneCountInString(text) < StrongKey}
 	n.add([]byte(text))
@@ -51,6 +54,12 @@ func NewNeedle(key n8ncrypt.InstanceKey) *Needle {
 		}
 	}
 	n.prepare()
+	for _, other := range others {
+		if !other.Equal(key) {
+			more := NewNeedle(other)
+			n.also, n.longest = append(n.also, more), max(n.longest, more.longest)
+		}
+	}
 	return n
 }
 
@@ -88,8 +97,12 @@ func (n *Needle) prepare() {
 	}
 }
 
-// Find reports whether the key is in b, or, for a weak key, whether b is the key.
+// Find reports whether a key is in b, or, for a weak key, whether b is the key.
 func (n *Needle) Find(b []byte) bool {
+	return n.find(b) || slices.ContainsFunc(n.also, func(m *Needle) bool { return m.find(b) })
+}
+
+func (n *Needle) find(b []byte) bool {
 	if n.weak {
 		return n.whole(b)
 	}
@@ -110,9 +123,26 @@ func (n *Needle) Find(b []byte) bool {
 	return false
 }
 
-// Ranges returns where the key stands in b, as pairs of begin and end in order,
+// Ranges returns where a key stands in b, as pairs of begin and end in order,
 // without overlaps. A weak key is found only where it is all of b.
 func (n *Needle) Ranges(b []byte) [][2]int {
+	all := n.ranges(b)
+	for _, m := range n.also {
+		all = append(all, m.ranges(b)...)
+	}
+	slices.SortFunc(all, func(x, y [2]int) int { return cmp.Or(cmp.Compare(x[0], y[0]), cmp.Compare(y[1], x[1])) })
+	var out [][2]int
+	for _, r := range all {
+		if last := len(out) - 1; last >= 0 && r[0] < out[last][1] {
+			out[last][1] = max(out[last][1], r[1])
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func (n *Needle) ranges(b []byte) [][2]int {
 	if n.weak {
 		if n.whole(b) {
 			return [][2]int{{0, len(b)}}
@@ -154,7 +184,15 @@ func (n *Needle) whole(b []byte) bool {
 }
 
 // Reader returns r with an eye on what passes, for files of any size.
-func (n *Needle) Reader(r io.Reader) *NeedleReader { return &NeedleReader{n: n, r: r} }
+func (n *Needle) Reader(r io.Reader) *NeedleReader {
+	out := &NeedleReader{n: n}
+	for _, m := range n.also {
+		inner := m.Reader(r)
+		out.also, r = append(out.also, inner), inner
+	}
+	out.r = r
+	return out
+}
 
 // NeedleReader passes the bytes of another reader on and finds the key in them,
 // also where a match lies across two reads. A weak key is found when it is the
@@ -166,6 +204,7 @@ type NeedleReader struct {
 	ended bool
 	tail  []byte // the last bytes that a match could begin in
 	total int64
+	also  []*NeedleReader // of the other keys, each reading through the one before
 }
 
 // Read implements io.Reader.
@@ -184,14 +223,18 @@ func (r *NeedleReader) watch(p []byte) {
 	if r.n.weak {
 		keep = r.n.longest + 64
 	} else {
-		r.found = r.n.Find(p) || len(r.tail) > 0 && r.n.Find(append(r.tail[:len(r.tail):len(r.tail)], p[:min(len(p), keep)]...))
+		r.found = r.n.find(p) || len(r.tail) > 0 && r.n.find(append(r.tail[:len(r.tail):len(r.tail)], p[:min(len(p), keep)]...))
 	}
 	r.tail = append(r.tail, p[max(0, len(p)-keep):]...)
 	r.tail = append(r.tail[:0], r.tail[max(0, len(r.tail)-keep):]...)
 }
 
-// Found reports whether the key was in what has been read so far.
+// Found reports whether a key was in what has been read so far.
 func (r *NeedleReader) Found() bool {
+	return r.foundOwn() || slices.ContainsFunc(r.also, (*NeedleReader).Found)
+}
+
+func (r *NeedleReader) foundOwn() bool {
 	if r.n.weak {
 		return r.ended && r.total <= int64(len(r.tail)) && r.n.whole(r.tail)
 	}
