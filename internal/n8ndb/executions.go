@@ -4,19 +4,35 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
-// unfinished is the SQL condition, on execution_entity AS e, for executions that
-// n8n may still go on with. Versions without a status leave only the time of the end.
+// unfinishedExecution is when n8n may still go on with an execution: SQL conditions
+// on execution_entity AS e, with the columns it has, of which one has to hold.
+func unfinishedExecution(has func(column string) bool) []string {
+	var conditions []string
+	if !has("status") {
+		// These versions leave only the time of the end.
+		conditions = append(conditions, `e."stoppedAt" IS NULL`)
+	} else {
+		conditions = append(conditions, `e."status" IN ('new', 'running', 'waiting')`)
+		if has("stoppedAt") {
+			// status is NULL in rows that are older than the column.
+			conditions = append(conditions, `(e."status" IS NULL AND e."stoppedAt" IS NULL)`)
+		}
+	}
+	if has("waitTill") {
+		conditions = append(conditions, `e."waitTill" IS NOT NULL`)
+	}
+	return conditions
+}
+
+// unfinished is unfinishedExecution as one condition.
 func (v *view) unfinished() string {
 	t := v.db.table("execution_entity")
-	if t.Column("status") == nil {
-		return `(e."stoppedAt" IS NULL OR e."waitTill" IS NOT NULL)`
-	}
-	// status is NULL in rows that are older than the column.
-	return `(e."status" IN ('new', 'running', 'waiting') OR e."waitTill" IS NOT NULL OR (e."status" IS NULL AND e."stoppedAt" IS NULL))`
+	return "(" + strings.Join(unfinishedExecution(func(c string) bool { return t.Column(c) != nil }), " OR ") + ")"
 }
 
 // executions reads the data of executions in scope once: for the places in flatted

@@ -4,71 +4,130 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/n8keep/n8keep/internal/durable"
 )
 
-// snapKept holds the ids of the executions that are kept. It is a temporary
-// table in memory.
-const snapKept = "temp.n8keep_kept"
+// Lists of what is kept are tables of a scratch database beside the copy: their
+// number has no bound, so they are not for the memory.
+const (
+	snapKept       = "n8keep_kept.executions" // ids
+	snapKeptBinary = "n8keep_kept.binaries"   // rowids of binary_data
+)
 
-// keepExecutions chooses the executions. Of n8n's tables only execution_entity
-// is read, whose rows are small, and where n8n has an index that fits SQLite
-// takes it; execution_data, where the gigabytes are, is later asked for single ids.
-func (r *snapRebuilder) keepExecutions(ctx context.Context) error {
-	if err := r.exec(ctx, "CREATE TEMP TABLE n8keep_kept (id INTEGER PRIMARY KEY)"); err != nil {
-		return err
+// attachScratch makes the scratch database, which remove takes away again. Like
+// the copy it needs no journal: after an error neither is there.
+func (r *snapRebuilder) attachScratch(ctx context.Context) (remove func(), err error) {
+	f, err := os.CreateTemp(filepath.Dir(r.cfg.Dest), durable.TempPrefix+"kept-*") // mode 0600
+	if err != nil {
+		return nil, fmt.Errorf("making a list of executions: %w", snapCause(err))
 	}
-	if !r.has("execution_entity") {
-		return nil
+	remove = func() { os.Remove(f.Name()) }
+	if err := f.Close(); err != nil {
+		return remove, err
 	}
-	query, args, err := r.executionQuery(ctx)
-	if err != nil || query == "" {
-		return err
+	if err := r.exec(ctx, "ATTACH ? AS n8keep_kept", snapURI(f.Name(), "mode=rw")); err != nil {
+		return remove, err
 	}
-	return r.exec(ctx, "INSERT INTO "+snapKept+" "+query, args...)
+	for _, stmt := range []string{
+		"PRAGMA n8keep_kept.journal_mode = OFF",
+		"PRAGMA n8keep_kept.synchronous = OFF",
+		"CREATE TABLE " + snapKept + " (id INTEGER PRIMARY KEY)",
+		"CREATE TABLE " + snapKeptBinary + " (id INTEGER PRIMARY KEY)",
+	} {
+		if err := r.exec(ctx, stmt); err != nil {
+			return remove, err
+		}
+	}
+	return remove, nil
 }
 
-// executionQuery is empty when no execution is to be kept.
-func (r *snapRebuilder) executionQuery(ctx context.Context) (string, []any, error) {
+// keepExecutions chooses the executions and the files that go with them. Of n8n's
+// tables only execution_entity is read, whose rows are small, and binary_data by
+// its index, and where n8n has an index that fits SQLite takes it; execution_data,
+// where the gigabytes are, is later asked for single ids.
+func (r *snapRebuilder) keepExecutions(ctx context.Context) error {
+	if r.has("execution_entity") {
+		conditions, err := r.keptConditions(ctx)
+		if err != nil {
+			return err
+		}
+		// One at a time: for an OR over several indexes SQLite holds all ids in memory.
+		for _, c := range conditions {
+			if err := r.exec(ctx, "INSERT OR IGNORE INTO "+snapKept+" "+r.executionQuery(c), c.args...); err != nil {
+				return err
+			}
+		}
+	}
+	if r.has("binary_data") {
+		for _, query := range r.binaryQueries() {
+			if err := r.exec(ctx, "INSERT OR IGNORE INTO "+snapKeptBinary+" "+query); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// snapCondition is a condition on execution_entity AS e.
+type snapCondition struct {
+	where string
+	args  []any
+}
+
+func (r *snapRebuilder) executionQuery(c snapCondition) string {
+	return fmt.Sprintf("SELECT e.id FROM src.%s AS e WHERE %s", quote(r.table("execution_entity")), c.where)
+}
+
+// keptConditions say which executions are kept: those for which at least one holds.
+func (r *snapRebuilder) keptConditions(ctx context.Context) ([]snapCondition, error) {
 	columns, _, err := r.columns(ctx, r.table("execution_entity"))
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	has := func(c string) bool { return slices.Contains(columns, c) }
-	// status is NULL in rows older than the column; of those, the ones that have
-	// not stopped count as unfinished.
-	unfinished := `status IN ('new', 'running', 'waiting')`
-	if has("stoppedAt") {
-		unfinished = `(` + unfinished + ` OR (status IS NULL AND "stoppedAt" IS NULL))`
-	}
 	if !has("status") {
-		return "", nil, fmt.Errorf("table %q has no column %q", r.table("execution_entity"), "status")
+		return nil, fmt.Errorf("table %q has no column %q", r.table("execution_entity"), "status")
 	}
-	var where []string
-	var args []any
-	if !r.cfg.DropWaiting {
-		where = append(where, unfinished)
+	unfinished := unfinishedExecution(has)
+	var kept []snapCondition
+	but := ""
+	if r.cfg.DropWaiting {
+		but = ` AND NOT coalesce(` + strings.Join(unfinished, " OR ") + `, 0)`
+	} else {
+		for _, where := range unfinished {
+			kept = append(kept, snapCondition{where: where})
+		}
 	}
 	if since, ok := r.cfg.History.Since(r.cfg.Now()); ok {
 		// TypeORM writes UTC in this form, which sorts as text.
 		at := since.UTC().Format("2006-01-02 15:04:05.000")
-		recent := `"stoppedAt" > ?`
-		args = append(args, at)
+		kept = append(kept, snapCondition{where: `e."stoppedAt" > ?` + but, args: []any{at}})
 		if has("startedAt") {
 			// A crashed execution has no end.
-			recent = `(` + recent + ` OR ("stoppedAt" IS NULL AND "startedAt" > ?))`
-			args = append(args, at)
+			kept = append(kept, snapCondition{where: `e."stoppedAt" IS NULL AND e."startedAt" > ?` + but, args: []any{at}})
 		}
-		if r.cfg.DropWaiting {
-			recent = `(` + recent + ` AND NOT coalesce(` + unfinished + `, 0))`
-		}
-		where = append(where, recent)
 	}
-	if len(where) == 0 {
-		return "", nil, nil
+	return kept, nil
+}
+
+// binaryQueries find the rows of binary_data to keep. What belongs to an execution
+// goes with it, what belongs to a chat goes as the chats do. Files of agents, and
+// kinds not known yet, are no history. The rows come from n8n's index over the two
+// columns: each query is a range of it.
+func (r *snapRebuilder) binaryQueries() []string {
+	from := "src." + quote(r.table("binary_data")) + " AS b"
+	part := "SELECT b.rowid FROM " + from + ` WHERE b."sourceType" `
+	return []string{
+		"SELECT b.rowid FROM " + snapKept + " AS k CROSS JOIN " + from + ` ON b."sourceType" = 'execution' AND b."sourceId" = CAST(k.id AS TEXT)`,
+		part + `< 'chat_message_attachment'`,
+		part + `> 'chat_message_attachment' AND b."sourceType" < 'execution'`,
+		part + `> 'execution'`,
 	}
-	return fmt.Sprintf("SELECT id FROM src.%s WHERE %s", quote(r.table("execution_entity")), strings.Join(where, " OR ")), args, nil
 }
 
 // keptRows is the FROM clause for the rows, called t, of a high-churn table that
@@ -87,15 +146,7 @@ func (r *snapRebuilder) keptRows(table string) string {
 		return "FROM " + snapKept + " AS k CROSS JOIN src." + quote(r.table("execution_annotations")) + ` AS a ON a."executionId" = k.id ` +
 			"CROSS JOIN src." + quote(table) + ` AS t ON t."annotationId" = a.id`
 	case "binary_data":
-		// What belongs to an execution goes with it, what belongs to a chat goes as
-		// the chats do. Files of agents, and kinds not known yet, are no history. The
-		// rows come from n8n's index over the two columns: each of these is a range of it.
-		part := " FROM src." + quote(table) + ` AS b WHERE b."sourceType" `
-		return "FROM src." + quote(table) + " AS t WHERE t.rowid IN (" +
-			"SELECT b.rowid FROM " + snapKept + " AS k CROSS JOIN src." + quote(table) + ` AS b ON b."sourceType" = 'execution' AND b."sourceId" = CAST(k.id AS TEXT)` +
-			" UNION ALL SELECT b.rowid" + part + `< 'chat_message_attachment'` +
-			" UNION ALL SELECT b.rowid" + part + `> 'chat_message_attachment' AND b."sourceType" < 'execution'` +
-			" UNION ALL SELECT b.rowid" + part + `> 'execution')`
+		return "FROM " + snapKeptBinary + " AS k CROSS JOIN src." + quote(table) + " AS t ON t.rowid = k.id"
 	}
 	return ""
 }

@@ -24,8 +24,10 @@ func snapRebuild(ctx context.Context, cfg SnapshotConfig, src *snapSource) (drop
 	if err != nil {
 		return 0, err
 	}
-	// No journal and no syncs, as in snapPages.
-	pool, err := snapPool(snapURI(cfg.Dest, "mode=rw") + "&_pragma=journal_mode(off)&_pragma=synchronous(off)&_pragma=temp_store(2)" +
+	// No journal and no syncs, as in snapPages. What SQLite sorts stays in memory
+	// (its temporary files would be in a folder that others can read), so nothing is
+	// sorted whose size grows with the database: see createTables and attachScratch.
+	pool, err := snapPool(snapURI(cfg.Dest, "mode=rw") + "&_pragma=journal_mode(off)&_pragma=synchronous(off)&_pragma=temp_store(2)&_pragma=cache_size(-8000)" +
 		fmt.Sprintf("&_pragma=busy_timeout(%d)", snapBusy.Milliseconds()))
 	if err != nil {
 		return 0, err
@@ -105,6 +107,13 @@ func (r *snapRebuilder) run(ctx context.Context, source string, set snapSettings
 	if err := r.exec(ctx, "ATTACH ? AS src", source); err != nil {
 		return 0, err
 	}
+	remove, err := r.attachScratch(ctx)
+	if remove != nil {
+		defer remove()
+	}
+	if err != nil {
+		return 0, err
+	}
 	if err := r.exec(ctx, "BEGIN"); err != nil {
 		return 0, err
 	}
@@ -125,6 +134,7 @@ func (r *snapRebuilder) run(ctx context.Context, source string, set snapSettings
 		fmt.Sprintf("PRAGMA main.user_version = %d", set.userVersion),
 		fmt.Sprintf("PRAGMA main.application_id = %d", set.applicationID),
 		"COMMIT",
+		"DETACH n8keep_kept",
 		"DETACH src",
 	} {
 		if err := r.exec(ctx, stmt); err != nil {
@@ -162,22 +172,20 @@ func (r *snapRebuilder) readSchema(ctx context.Context) error {
 	return nil
 }
 
+// createTables makes the indexes, too, while the tables are empty: an index over
+// rows that are there is sorted in memory, as a whole. A table that is taken along
+// entirely is then copied with its indexes, each in its order.
 func (r *snapRebuilder) createTables(ctx context.Context) error {
-	for _, o := range r.schema {
-		if o.kind != "table" {
-			continue
-		}
-		if err := r.exec(ctx, o.sql); err != nil {
-			return fmt.Errorf("creating table %q: %w", o.name, err)
-		}
-	}
-	return nil
+	return r.create(ctx, "table", "index")
 }
 
-// createRest comes last: filling a table without indexes is faster, and no
-// trigger must fire on the way.
+// createRest comes last: no trigger must fire on the way.
 func (r *snapRebuilder) createRest(ctx context.Context) error {
-	for _, kind := range []string{"index", "view", "trigger"} {
+	return r.create(ctx, "view", "trigger")
+}
+
+func (r *snapRebuilder) create(ctx context.Context, kinds ...string) error {
+	for _, kind := range kinds {
 		for _, o := range r.schema {
 			if o.kind != kind {
 				continue
