@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -197,7 +198,7 @@ func (h *Held) askHealth(ctx context.Context) ([]string, error) {
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, h.cfg.HealthURL, nil)
 	if err != nil || request.URL.Host == "" {
-		return nil, problem.New(problem.Usage, "health URL %q is not a URL", h.cfg.HealthURL).
+		return nil, problem.New(problem.Usage, "health URL %q is not a URL", holdRedacted(h.cfg.HealthURL)).
 			WithHint(`it looks like "http://localhost:5678/healthz"`)
 	}
 	response, err := h.cfg.HTTP.Do(request)
@@ -214,6 +215,17 @@ func (h *Held) askHealth(ctx context.Context) ([]string, error) {
 	return []string{fmt.Sprintf("n8n at %s could not be asked", request.URL.Redacted())}, nil
 }
 
+// holdRedacted leaves the password out, also of what cannot be parsed.
+func holdRedacted(text string) string {
+	if u, err := url.Parse(text); err == nil && u.Host != "" {
+		return u.Redacted()
+	}
+	if i := strings.LastIndex(text, "@"); i >= 0 {
+		return "xxxxx" + text[i:]
+	}
+	return text
+}
+
 // FinishWAL brings the whole database into its one file: a write-ahead log that
 // n8n left, which is usual even after a clean stop, is moved into it, the
 // transaction that a crash cut off is rolled back, and the journal mode becomes
@@ -221,8 +233,8 @@ func (h *Held) askHealth(ctx context.Context) ([]string, error) {
 // a file renamed to the database's name cannot be read together with an older log,
 // and the database is still held. n8n turns WAL mode on again by itself.
 //
-// After an error the database holds what it held, and is no longer certain to be
-// held: call Release.
+// After an error the database holds what it held, and may not be held any more:
+// call Release, or Retake to go on without a finished log.
 func (h *Held) FinishWAL(ctx context.Context) error {
 	if h.lock == nil {
 		return problem.New(problem.Unexpected, "finishing the log of database %q: it is not held", h.path)
@@ -255,6 +267,20 @@ func (h *Held) FinishWAL(ctx context.Context) error {
 		return problem.New(problem.Busy, "finishing the log of database %q: it is in WAL mode again", h.path).
 			WithHint("another program has opened the database; stop it and try again")
 	}
+	return nil
+}
+
+// Retake holds the database again after FinishWAL has failed; nil when it still
+// is held. Busy means that somebody came in between.
+func (h *Held) Retake() error {
+	if h.lock != nil {
+		return nil
+	}
+	lock, err := h.take(nil, true)
+	if err != nil {
+		return err
+	}
+	h.lock = lock
 	return nil
 }
 

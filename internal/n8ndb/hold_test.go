@@ -191,9 +191,10 @@ func TestHoldHealth(t *testing.T) {
 		t.Fatalf("%v", err)
 	}
 	h.Release()
-	for _, bad := range []string{"localhost:5678", "http://", "::"} {
+	for bad, shown := range map[string]string{"localhost:5678": "localhost:5678", "http://": "http://", "::": "::",
+		"user:secret@localhost:5678": "xxxxx@localhost:5678", "http://user:secret@local host/": "xxxxx@local host/"} {
 		_, err := Hold(t.Context(), path, HoldConfig{HealthURL: bad})
-		if problem.KindOf(err) != problem.Usage || err.Error() != fmt.Sprintf("health URL %q is not a URL", bad) {
+		if problem.KindOf(err) != problem.Usage || err.Error() != fmt.Sprintf("health URL %q is not a URL", shown) {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -345,6 +346,45 @@ func TestFinishWALAfterCrash(t *testing.T) {
 	snapCrash(t, path)
 	holdFinish(t, path).Release()
 	snapBalanced(t, path)
+}
+
+// A log that cannot be finished is no reason to let others in.
+func TestFinishWALOfDamaged(t *testing.T) {
+	_, path := snapLedger(t, "wal")
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 300), 100); err != nil { // all but the header of the first page
+		t.Fatal(err)
+	}
+	f.Close()
+	h, err := Hold(t.Context(), path, HoldConfig{AssumeStopped: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.FinishWAL(t.Context()); problem.KindOf(err) != problem.Damaged {
+		t.Fatalf("got %v (%s)", err, problem.KindOf(err))
+	}
+	for range 2 {
+		if err := h.Retake(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Hold(t.Context(), path, HoldConfig{AssumeStopped: true}); problem.KindOf(err) != problem.Busy {
+		t.Errorf("not held: %v", err)
+	}
+	if err := h.Release(); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Hold(t.Context(), path, HoldConfig{AssumeStopped: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Release()
+	if err := h.Retake(); problem.KindOf(err) != problem.Busy {
+		t.Errorf("taken from another: %v", err)
+	}
 }
 
 // Somebody comes in the moment in which the lock changes hands.

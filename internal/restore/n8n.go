@@ -32,10 +32,14 @@ func hold(ctx context.Context, path string, o holdOptions) (*holding, error) {
 		return nil, err
 	}
 	if !o.assumeStopped && !o.damagedToo {
-		return nil, problem.Wrap(problem.Usage, err, "it cannot be found out whether n8n is stopped, because its database cannot be read").
-			WithHint("stop n8n and all its workers, then add --assume-stopped; the damaged database is kept beside the restored one")
+		return nil, stoppedUnknown(err)
 	}
 	return &holding{damaged: err}, nil
+}
+
+func stoppedUnknown(err error) error {
+	return problem.Wrap(problem.Usage, err, "it cannot be found out whether n8n is stopped, because its database cannot be read").
+		WithHint("stop n8n and all its workers, then add --assume-stopped; the damaged database is kept beside the restored one")
 }
 
 // holdAlone is hold with everything of the database in its one file.
@@ -48,6 +52,15 @@ func holdAlone(ctx context.Context, path string, o holdOptions) (*holding, error
 		if problem.KindOf(err) != problem.Damaged {
 			h.release()
 			return nil, err
+		}
+		if again := h.held.Retake(); again != nil {
+			h.release()
+			if problem.KindOf(again) == problem.Busy {
+				return nil, again
+			}
+			if !o.assumeStopped {
+				return nil, stoppedUnknown(err)
+			}
 		}
 		h.damaged = err
 	}
