@@ -115,17 +115,20 @@ func TestRecipients(t *testing.T) {
 	for _, c := range []struct {
 		keys, files []string
 		text        string
+		kind        problem.Kind
 	}{
-		{nil, nil, "no recipient"},
-		{[]string{"age1nonsense"}, nil, `"age1nonsense" is not an age public key`},
-		{[]string{id.String()}, nil, "is an identity, which is secret"},
-		{nil, []string{d.write("bad.txt", "what is this\n")}, "a line that is not an age public key"},
-		{nil, []string{d.write("id.txt", id.String()+"\n")}, "a line that is not an age public key"},
-		{nil, []string{filepath.Join(d.dir, "missing")}, "missing"},
+		{nil, nil, "no recipient", problem.Usage},
+		{[]string{"age1nonsense"}, nil, "recipient number 1 is not an age public key", problem.Usage},
+		{[]string{id.String()}, nil, "is an identity, which is secret", problem.Usage},
+		{[]string{"# created: today\n" + id.String()}, nil, "is an identity, which is secret", problem.Usage},
+		{[]string{" " + id.String()[:30]}, nil, "is an identity, which is secret", problem.Usage},
+		{nil, []string{d.write("bad.txt", "what is this\n")}, "a line that is not an age public key", problem.Usage},
+		{nil, []string{d.write("id.txt", id.String()+"\n")}, "a line that is not an age public key", problem.Usage},
+		{nil, []string{filepath.Join(d.dir, "missing")}, "missing", problem.NotFound},
 	} {
 		_, err := d.app().BackupCreate(t.Context(), app.InstanceOptions{N8NDir: d.n8n}, app.BackupOptions{Target: filepath.Join(d.dir, "b"), Recipients: c.keys, RecipientFiles: c.files})
-		wantProblem(t, err, problem.Usage, c.text)
-		if strings.Contains(fmt.Sprint(err, problem.HintOf(err)), id.String()) {
+		wantProblem(t, err, c.kind, c.text)
+		if strings.Contains(fmt.Sprint(err, problem.HintOf(err)), id.String()[:30]) {
 			t.Errorf("the identity is in the error: %v", err)
 		}
 	}
@@ -195,7 +198,7 @@ func TestIdentities(t *testing.T) {
 	_, err = app.Identities(nil, nil)
 	wantProblem(t, err, problem.Usage, "--identity FILE")
 	_, err = app.Identities([]string{filepath.Join(d.dir, "missing")}, nil)
-	wantProblem(t, err, problem.Usage, "missing")
+	wantProblem(t, err, problem.NotFound, "missing")
 }
 
 type nopCloser struct{ *bytes.Buffer }

@@ -38,7 +38,7 @@ func (a *App) recipients(keys, files []string) ([]age.Recipient, error) {
 	for _, file := range files {
 		f, err := os.Open(file)
 		if err != nil {
-			return nil, problem.Wrap(problem.NotFound, err, "reading recipients").WithHint("name a file with one public key a line: --recipient-file FILE")
+			return nil, problem.Wrap(missingOr(err, problem.Usage), err, "reading recipients").WithHint("name a file with one public key a line: --recipient-file FILE")
 		}
 		r, err := age.ParseRecipients(io.LimitReader(f, 1<<20))
 		f.Close()
@@ -53,6 +53,14 @@ func (a *App) recipients(keys, files []string) ([]age.Recipient, error) {
 			WithHint("give a public key with --recipient age1..., made by age-keygen or \"n8keep init\", away from this host")
 	}
 	return out, nil
+}
+
+// missingOr is NotFound for a file that is not there, else kind.
+func missingOr(err error, kind problem.Kind) problem.Kind {
+	if errors.Is(err, fs.ErrNotExist) {
+		return problem.NotFound
+	}
+	return kind
 }
 
 // Identities reads age identities from files, as age-keygen writes them; ask is
