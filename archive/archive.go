@@ -13,8 +13,9 @@
 // about order, name, size, mode, time and SHA-256. Archives of format 1 stay
 // readable by all later versions; a newer format is refused with [ErrFormat],
 // never guessed at. Memory is bounded for archives of any size, also hostile
-// ones: windows, names, counts and JSON values have limits, and lists that grow
-// with the number of secrets are streamed through a private file.
+// ones: windows, names, counts and JSON values have limits, findings, census and
+// tables have one together, and the list of secrets is streamed through a private
+// file. The Writer keeps the same limits, and says in [Writer.Close] which.
 //
 // What it refuses: symbolic links, devices and folders as entries, absolute
 // names, names with "..", duplicates, recipients of different kinds in one

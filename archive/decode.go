@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 func (r *Reader) readManifest() (Manifest, error) {
@@ -98,6 +99,7 @@ type manifestParser struct {
 	entries []Entry // read from the archive
 
 	scalars  bytes.Buffer
+	weight   int // of the lists that stay in memory
 	total    int // entries listed
 	mismatch *DamagedError
 	local    error // trouble of this machine, not of the archive
@@ -118,16 +120,16 @@ func (p *manifestParser) parse() (Manifest, error) {
 		}
 		switch name, _ := key.(string); name {
 		case "findings":
-			err = parseList(p, func(f Finding) error { m.Findings = append(m.Findings, f); return nil }, maxList)
+			err = parseList(p, func(f Finding) error { m.Findings = append(m.Findings, f); return p.weigh(f.weight()) })
 		case "census":
-			err = parseList(p, func(c PlaceCount) error { m.Census = append(m.Census, c); return nil }, maxList)
+			err = parseList(p, func(c PlaceCount) error { m.Census = append(m.Census, c); return p.weigh(c.weight()) })
 		case "tables":
-			err = parseList(p, func(t TableCount) error { m.Tables = append(m.Tables, t); return nil }, maxList)
+			err = parseList(p, func(t TableCount) error { m.Tables = append(m.Tables, t); return p.weigh(t.weight()) })
 		case "entries":
-			err = parseList(p, p.entry, maxEntries)
+			err = parseList(p, p.entry)
 			p.missing()
 		case "secrets":
-			err = parseList(p, p.secret, maxManifest)
+			err = parseList(p, p.secret)
 		default:
 			err = p.scalar(name)
 		}
@@ -147,13 +149,23 @@ func (p *manifestParser) parse() (Manifest, error) {
 	return Manifest(scalars), nil
 }
 
+func (p *manifestParser) weigh(weight int) error {
+	if p.weight += weight; p.weight > maxLists {
+		return errHeavy
+	}
+	return nil
+}
+
+// What is read for one value: the value, and punctuation around it.
+const maxRead = maxValue + 4096
+
 func (p *manifestParser) more() bool {
-	p.input.left = maxValue
+	p.input.left = maxRead
 	return p.dec.More()
 }
 
 func (p *manifestParser) token() (json.Token, error) {
-	p.input.left = maxValue
+	p.input.left = maxRead
 	t, err := p.dec.Token()
 	return t, p.explain(err)
 }
@@ -195,14 +207,11 @@ func (p *manifestParser) scalar(name string) error {
 	return nil
 }
 
-func parseList[T any](p *manifestParser, add func(T) error, limit int) error {
+func parseList[T any](p *manifestParser, add func(T) error) error {
 	if err := p.delim('['); err != nil {
 		return err
 	}
-	for n := 0; p.more(); n++ {
-		if n >= limit {
-			return fmt.Errorf("has a list of more than %d elements", limit)
-		}
+	for p.more() {
 		var element T
 		if err := p.dec.Decode(&element); err != nil {
 			return p.explain(err)
@@ -223,14 +232,14 @@ func (p *manifestParser) entry(listed Entry) error {
 		return nil
 	}
 	if i >= len(p.entries) {
-		p.mismatch = &DamagedError{Index: i + 1, Name: listed.Name, Reason: "the entry is missing"}
+		p.mismatch = &DamagedError{Index: i + 1, Name: shortName(listed.Name), Reason: "the entry is missing"}
 		return nil
 	}
 	got := p.entries[i]
 	reason := ""
 	switch {
 	case got.Name != listed.Name:
-		reason = fmt.Sprintf("found %q where the manifest lists %q", got.Name, listed.Name)
+		reason = fmt.Sprintf("found %q where the manifest lists %q", got.Name, shortName(listed.Name))
 	case got.Size != listed.Size:
 		reason = "size differs"
 	case got.SHA256 != listed.SHA256:
@@ -244,6 +253,14 @@ func (p *manifestParser) entry(listed Entry) error {
 	}
 	p.mismatch = &DamagedError{Index: i + 1, Name: got.Name, Reason: reason}
 	return nil
+}
+
+// shortName keeps what a hostile archive calls a name out of long-lived errors.
+func shortName(name string) string {
+	if len(name) > maxName {
+		name = strings.Clone(name[:maxName])
+	}
+	return name
 }
 
 func (p *manifestParser) missing() {

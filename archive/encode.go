@@ -184,8 +184,77 @@ func (m *Manifest) check() error {
 		return fmt.Errorf("unknown state %q", m.State)
 	case len(m.DigestSalt) != 0 && len(m.DigestSalt) != saltSize:
 		return fmt.Errorf("the salt of the digests has %d bytes, want %d", len(m.DigestSalt), saltSize)
-	case max(len(m.Findings), len(m.Census), len(m.Tables)) > maxList:
-		return fmt.Errorf("a list of the manifest has more than %d elements", maxList)
+	case m.weight() > maxLists:
+		return errHeavy
+	}
+	return nil
+}
+
+var errHeavy = fmt.Errorf("has findings, census and tables of more than %d bytes", maxLists)
+
+// An element of a list weighs about what it takes in memory, whatever its JSON
+// is: 64, its strings, and for a map 256 and 64 for each of its keys.
+const (
+	elementWeight = 64
+	mapWeight     = 256
+)
+
+func (f *Finding) weight() int { return elementWeight + len(f.Code) + len(f.Place) + len(f.Detail) }
+
+func (t *TableCount) weight() int { return elementWeight + len(t.Table) }
+
+func (c *PlaceCount) weight() int {
+	n := elementWeight + len(c.Place)
+	if len(c.ByKey) > 0 {
+		n += mapWeight
+	}
+	for k := range c.ByKey {
+		n += elementWeight + len(k)
+	}
+	return n
+}
+
+func (m *Manifest) weight() int {
+	n := 0
+	for i := range m.Findings {
+		n += m.Findings[i].weight()
+	}
+	for i := range m.Census {
+		n += m.Census[i].weight()
+	}
+	for i := range m.Tables {
+		n += m.Tables[i].weight()
+	}
+	return n
+}
+
+// checkValues says whether a Reader would take every value: none of its texts
+// may be longer than maxValue, and the fields that are no lists not together.
+func (m *Manifest) checkValues() error {
+	scalars, err := json.Marshal((*manifestScalars)(m))
+	if err != nil {
+		return err
+	}
+	if len(scalars) > maxValue {
+		return fmt.Errorf("the fields of the manifest have %d bytes, more than %d", len(scalars), maxValue)
+	}
+	for _, err := range []error{checkList("finding", m.Findings), checkList("place of the census", m.Census), checkList("table", m.Tables)} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkList[T any](what string, list []T) error {
+	for i := range list {
+		element, err := json.Marshal(&list[i])
+		if err != nil {
+			return err
+		}
+		if len(element) > maxValue {
+			return fmt.Errorf("a %s of the manifest has %d bytes, more than %d", what, len(element), maxValue)
+		}
 	}
 	return nil
 }

@@ -32,10 +32,11 @@ const (
 const (
 	maxName       = 1024      // bytes of one name
 	maxNames      = 64 << 20  // bytes of all names together
-	maxEntries    = 1_000_000 // entries, header and manifest not counted
+	maxEntries    = 500_000   // entries, header and manifest not counted
+	maxFolders    = 1_000_000 // different folders in their names
 	maxHeader     = 64 << 10  // bytes of header.json
 	maxValue      = 1 << 20   // bytes of one JSON value of the manifest
-	maxList       = 1_000_000 // elements of each list of the manifest but the secrets
+	maxLists      = 16 << 20  // weight of findings, census and tables together
 	maxManifest   = 4 << 30   // bytes of manifest.json
 	maxWindow     = 8 << 20   // bytes of zstd window
 	maxPieceBytes = 16 << 20  // bytes of one piece of a stream, by format
@@ -108,6 +109,9 @@ func (s *nameSet) add(name string) error {
 		}
 		if _, ok := s.files[name[:i]]; ok {
 			return fmt.Errorf("entry name %q has a file as its folder", name)
+		}
+		if len(s.dirs) >= maxFolders {
+			return fmt.Errorf("more than %d folders", maxFolders)
 		}
 		s.dirs[name[:i]] = struct{}{}
 	}

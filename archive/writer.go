@@ -252,7 +252,12 @@ func (w *Writer) finish(m Manifest) error {
 	m.Format, m.ID, m.Instance, m.Created, m.KeyFingerprint, m.Tool = h.Format, h.ID, h.Instance, h.Created, h.KeyFingerprint, h.Tool
 	m.Entries = w.entries
 	m.clean()
-	if err := m.check(); err != nil {
+	if err := m.check(); errors.Is(err, errHeavy) {
+		return fmt.Errorf("the manifest %w", err)
+	} else if err != nil {
+		return err
+	}
+	if err := m.checkValues(); err != nil {
 		return err
 	}
 	size := &countingWriter{w: io.Discard}
