@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -28,15 +29,21 @@ type instanceKey struct {
 
 // NewInstanceKey takes the key exactly as given: whoever read it from a file or
 // variable has removed what n8n removes. It returns ErrInvalidKey for an empty
-// string and for one that is not valid UTF-8: n8n sees replacement characters
-// there. A key with half a surrogate pair, which only a JSON escape in n8n's
-// config file could hold, cannot be given.
+// string, for one that is not valid UTF-8, where n8n sees replacement characters,
+// and for one with a NUL byte. No n8n can have such a key from a variable, and
+// HMAC fills short keys up with zeros: a key and the same key with NULs behind it
+// have one fingerprint, although they open different secrets. A key with half a
+// surrogate pair, which only a JSON escape in n8n's config file could hold, cannot
+// be given.
 func NewInstanceKey(s string) (InstanceKey, error) {
 	if s == "" {
 		return InstanceKey{}, fmt.Errorf("%w: the instance key is empty", ErrInvalidKey)
 	}
 	if !utf8.ValidString(s) {
 		return InstanceKey{}, fmt.Errorf("%w: the instance key is not valid UTF-8", ErrInvalidKey)
+	}
+	if strings.IndexByte(s, 0) >= 0 {
+		return InstanceKey{}, fmt.Errorf("%w: the instance key holds a NUL byte, which ends a variable in /proc/PID/environ and is no part of the key", ErrInvalidKey)
 	}
 	p := &instanceKey{text: s, latin1: latin1(s)}
 	return InstanceKey{secret: func() *instanceKey { return p }}, nil

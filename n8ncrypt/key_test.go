@@ -170,6 +170,7 @@ func TestErrorTexts(t *testing.T) {
 		{"unsupported ciphertext version: 2", only(k.Unwrap("Ag" + strings.Repeat("A", 70)))},
 		{"invalid key: the instance key is empty", only(NewInstanceKey(""))},
 		{"invalid key: the instance key is not valid UTF-8", only(NewInstanceKey("\xff"))},
+		{"invalid key: the instance key holds a NUL byte, which ends a variable in /proc/PID/environ and is no part of the key", only(NewInstanceKey("key\x00"))},
 		{`invalid key: data key "id" is not 64 hexadecimal digits`, only(ParseDataKey("id", "00"))},
 		{"invalid key: key id of 0 bytes is not 1 to 36 of A-Z a-z 0-9 _ -", only(ParseDataKey("", strings.Repeat("0", 64)))},
 		{"invalid key: key id of 3 bytes is not 1 to 36 of A-Z a-z 0-9 _ -", only(NewDataKey("a:b"))},
