@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"github.com/n8keep/n8keep/internal/durable"
 	"github.com/n8keep/n8keep/internal/problem"
@@ -37,20 +38,25 @@ type Config struct {
 }
 
 // ReadConfig reads the settings file of n8n's folder. A missing file is
-// NotFound and satisfies errors.Is(err, fs.ErrNotExist). A file that cannot be
-// read, is not JSON or has no encryptionKey is Usage, since n8n could not start
-// with it either. No error shows what is in the file.
+// NotFound and satisfies errors.Is(err, fs.ErrNotExist). A link to nowhere, and
+// a file that cannot be read, is not JSON or has no encryptionKey, are Usage, since
+// n8n could not start with them either. No error shows what is in the file.
 func ReadConfig(dir string) (Config, error) {
 	path := filepath.Join(dir, configName)
-	b, info, err := readSmall(path, configLimit)
+	b, info, err := readSmall(path, configLimit, false)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if target, err := os.Readlink(path); err == nil {
+			return Config{}, problem.New(problem.Usage, "n8n's settings file %q is a symbolic link to %q, which does not exist", path, target).
+				WithHint("put the file there, or remove the link; if you know the key, give it with --key-file FILE")
+		}
 		e := problem.New(problem.NotFound, "n8n's settings file %q does not exist", path)
 		e.Err = err
 		return Config{}, e
 	case err != nil:
 		return Config{}, problem.Wrap(problem.Usage, cause(err), "n8n's settings file %q cannot be read", path).
-			WithHint("run as the user that runs n8n, or as root")
+			WithHint("%s", readHint(err)).
+			WithHint("if you know the key, give it with --key-file FILE")
 	}
 	var content struct {
 		EncryptionKey *string `json:"encryptionKey"`
@@ -59,7 +65,8 @@ func ReadConfig(dir string) (Config, error) {
 	if err := json.Unmarshal(b, &content); err != nil {
 		var kind *json.UnmarshalTypeError
 		if errors.As(err, &kind) && kind.Field == "encryptionKey" {
-			return Config{}, problem.New(problem.Usage, "n8n's settings file %q has an encryptionKey that is not a string", path)
+			return Config{}, problem.New(problem.Usage, "n8n's settings file %q has an encryptionKey that is not a string", path).
+				WithHint("put quotes around it, or, if you know the key, give it with --key-file FILE")
 		}
 		return Config{}, problem.New(problem.Usage, "n8n's settings file %q is not JSON", path).
 			WithHint("n8n cannot start with it either; if you know the key, give it with --key-file FILE")
@@ -70,7 +77,8 @@ func ReadConfig(dir string) (Config, error) {
 	}
 	key, err := n8ncrypt.NewInstanceKey(*content.EncryptionKey)
 	if err != nil {
-		return Config{}, problem.New(problem.Usage, "n8n's settings file %q has an encryptionKey that is not text", path)
+		return Config{}, problem.New(problem.Usage, "n8n's settings file %q has an encryptionKey that is not text", path).
+			WithHint("n8n makes keys of letters and digits; if you know the key, give it with --key-file FILE")
 	}
 	return Config{Path: path, Mode: info.Mode(), Key: key}, nil
 }
@@ -86,23 +94,25 @@ func WriteConfig(dir string, key n8ncrypt.InstanceKey, owner *Owner) error {
 	path := filepath.Join(dir, configName)
 	f, err := durable.Create(path, 0o600)
 	if err != nil {
-		return problem.Wrap(problem.Unexpected, err, "writing n8n's settings file")
+		return problem.Wrap(problem.Unexpected, err, "writing n8n's settings file").WithHint("%s", writeHint)
 	}
 	defer f.Abort()
 	if owner != nil {
 		if err := f.Chown(owner.UID, owner.GID); err != nil {
-			return problem.Wrap(problem.Unexpected, cause(err), "giving %q to user %d and group %d", path, owner.UID, owner.GID)
+			return problem.Wrap(problem.Unexpected, cause(err), "giving %q to user %d and group %d", path, owner.UID, owner.GID).
+				WithHint("only root can give files away: run as root, or leave --owner out")
 		}
 	}
 	if _, err := f.Write(FormatConfig(key)); err != nil {
-		return problem.Wrap(problem.Unexpected, cause(err), "writing n8n's settings file %q", path)
+		return problem.Wrap(problem.Unexpected, cause(err), "writing n8n's settings file %q", path).WithHint("%s", writeHint)
 	}
 	err = f.CommitNew()
 	if errors.Is(err, fs.ErrExist) {
-		return problem.Wrap(problem.Usage, fs.ErrExist, "writing n8n's settings file %q", path)
+		return problem.Wrap(problem.Usage, fs.ErrExist, "writing n8n's settings file %q", path).
+			WithHint("it is never overwritten: move it away, or leave it as it is with --no-config")
 	}
 	if err != nil {
-		return problem.Wrap(problem.Unexpected, err, "writing n8n's settings file")
+		return problem.Wrap(problem.Unexpected, err, "writing n8n's settings file").WithHint("%s", writeHint)
 	}
 	return nil
 }
@@ -139,16 +149,27 @@ func FormatConfig(key n8ncrypt.InstanceKey) []byte {
 	return b.Bytes()
 }
 
-// readSmall reads a regular file of bounded size.
-func readSmall(path string, limit int64) ([]byte, fs.FileInfo, error) {
+const writeHint = "the user who runs n8keep must be able to write that folder, and its disk must have room"
+
+var (
+	errFolder  = errors.New("it is a folder")
+	errSpecial = errors.New("it is neither a file nor a folder")
+	errSize    = errors.New("it is too large")
+)
+
+// readSmall reads a file of bounded size. A pipe by any other name than those of
+// openFile, a socket or a device is refused: nobody may be writing to it, and
+// reading would never end.
+func readSmall(path string, limit int64, openToo bool) ([]byte, fs.FileInfo, error) {
 	info, err := os.Stat(path)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, nil, err
+	case info.IsDir():
+		return nil, nil, errFolder
+	case !info.Mode().IsRegular() && !(openToo && openFile.MatchString(path)):
+		return nil, nil, errSpecial
 	}
-	if info.IsDir() {
-		return nil, nil, errors.New("it is a folder")
-	}
-	// A pipe is read too: shells pass keys as <(command).
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
@@ -156,7 +177,26 @@ func readSmall(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("it has more than %d bytes", limit)
+		err = fmt.Errorf("%w: more than %d bytes", errSize, limit)
 	}
 	return b, info, err
+}
+
+// openFile matches the names of what the process was started with: standard
+// input, and the <(command) of shells.
+var openFile = regexp.MustCompile(`^(/dev/stdin|(/dev|/proc/self)/fd/\d+)$`)
+
+// readHint is the next step after an error of readSmall.
+func readHint(err error) string {
+	switch {
+	case errors.Is(err, errFolder):
+		return "name the file itself, not the folder"
+	case errors.Is(err, errSpecial):
+		return "give a regular file; named pipes and devices are not read"
+	case errors.Is(err, errSize):
+		return "this is another file than you think: look what it is"
+	case errors.Is(err, fs.ErrPermission):
+		return "run as the user that runs n8n, or as root"
+	}
+	return "check the path and the disk it is on"
 }

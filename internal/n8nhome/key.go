@@ -166,7 +166,11 @@ func ResolveKey(sources KeySources) (Resolution, error) {
 		}
 	}
 	if n := utf8.RuneCountInString(winner.key.Reveal()); n < 16 {
-		r.warn("the instance key has only %d characters and could be guessed; n8n makes keys of 32", n)
+		characters := "characters"
+		if n == 1 {
+			characters = "character"
+		}
+		r.warn("the instance key has only %d %s and could be guessed; n8n makes keys of 32", n, characters)
 	}
 	out.Warnings = r.warnings
 	return out, nil
@@ -295,12 +299,15 @@ func (r *resolver) config() *candidate {
 
 // readKey reads the file of a source.
 func (r *resolver) readKey(c *candidate) (string, error) {
-	b, info, err := readSmall(c.source.Where, 64<<10)
+	b, info, err := readSmall(c.source.Where, 64<<10, true)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", problem.New(problem.NotFound, "the key file of %s does not exist", c.source)
+		return "", problem.New(problem.NotFound, "the key file of %s does not exist", c.source).WithHint("%s", c.instead())
+	case errors.Is(err, errSpecial):
+		return "", problem.Wrap(problem.Usage, err, "the key file of %s cannot be read", c.source).
+			WithHint("give a regular file, /dev/stdin, or what the shell makes of <(command); named pipes and devices are not read")
 	case err != nil:
-		return "", problem.Wrap(problem.Usage, cause(err), "the key file of %s cannot be read", c.source)
+		return "", problem.Wrap(problem.Usage, cause(err), "the key file of %s cannot be read", c.source).WithHint("%s", readHint(err))
 	}
 	c.describeMode(info.Mode())
 	return string(b), nil
@@ -311,14 +318,31 @@ func (c *candidate) take(text string) error {
 		if c.source.Name == FromEnv {
 			return nil
 		}
-		return problem.New(problem.Usage, "the key file of %s is empty", c.source)
+		return problem.New(problem.Usage, "the key file of %s is empty", c.source).WithHint("%s", c.instead())
+	}
+	if strings.IndexByte(text, 0) >= 0 && utf8.ValidString(text) {
+		return problem.New(problem.Usage, "%s holds a NUL byte, which is no part of a key", c.source).
+			WithHint("keys read from /proc/PID/environ with grep -z end in one: remove it with tr -d '\\000'")
 	}
 	key, err := n8ncrypt.NewInstanceKey(text)
 	if err != nil {
-		return problem.New(problem.Usage, "%s holds bytes that are not text", c.source)
+		return problem.New(problem.Usage, "%s holds bytes that are not text", c.source).
+			WithHint("a key is UTF-8 text, such as the encryptionKey in n8n's config; other bytes are not what n8n would use").
+			WithHint("%s", c.instead())
 	}
 	c.key = key
 	return nil
+}
+
+// instead says what to do about a source that has no key.
+func (c *candidate) instead() string {
+	switch c.source.Name {
+	case FromKeyFile:
+		return "give a file that holds n8n's instance key and nothing else, with --key-file FILE"
+	case FromEnvFile:
+		return "correct " + FromEnvFile + " or unset it, or give the key with --key-file FILE"
+	}
+	return "give the key in a file with --key-file FILE"
 }
 
 // describe warns of what looks like a mistake and is kept because n8n keeps it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -188,17 +189,34 @@ func TestResolveKeyErrors(t *testing.T) {
 		{name: "only a hidden file", files: map[string]string{"f": keyC}, env: map[string]string{FromEnvFile: "DIR/f", FromEnv: ""}, kind: problem.NotFound,
 			text: `no instance key found: N8N_ENCRYPTION_KEY is not set and "DIR" has no config file`,
 			hint: "N8N_ENCRYPTION_KEY exists and is empty, so n8n ignores N8N_ENCRYPTION_KEY_FILE; unset it\n" + anyHint},
-		{name: "missing key file", keyFile: "DIR/none", kind: problem.NotFound, text: `the key file of --key-file "DIR/none" does not exist`},
-		{name: "key file is a folder", keyFile: "DIR", kind: problem.Usage, text: `the key file of --key-file "DIR" cannot be read: it is a folder`},
-		{name: "empty key file", files: map[string]string{"k": "\n"}, keyFile: "DIR/k", kind: problem.Usage, text: `the key file of --key-file "DIR/k" is empty`},
-		{name: "binary key file", files: map[string]string{"k": "\xff\xfe\x00"}, keyFile: "DIR/k", kind: problem.Usage, text: `--key-file "DIR/k" holds bytes that are not text`},
+		{name: "missing key file", keyFile: "DIR/none", kind: problem.NotFound, text: `the key file of --key-file "DIR/none" does not exist`, hint: "give a file that holds n8n's instance key and nothing else, with --key-file FILE"},
+		{name: "key file is a folder", keyFile: "DIR", kind: problem.Usage, text: `the key file of --key-file "DIR" cannot be read: it is a folder`, hint: "name the file itself, not the folder"},
+		{name: "empty key file", files: map[string]string{"k": "\n"}, keyFile: "DIR/k", kind: problem.Usage, text: `the key file of --key-file "DIR/k" is empty`, hint: "give a file that holds n8n's instance key and nothing else, with --key-file FILE"},
+		{name: "binary key file", files: map[string]string{"k": "\xff\xfe\x00"}, keyFile: "DIR/k", kind: problem.Usage, text: `--key-file "DIR/k" holds bytes that are not text`, hint: "a key is UTF-8 text, such as the encryptionKey in n8n's config; other bytes are not what n8n would use\ngive a file that holds n8n's instance key and nothing else, with --key-file FILE"},
+		{name: "key file with NUL", files: map[string]string{"k": keyA + "\x00"}, keyFile: "DIR/k", kind: problem.Usage, text: `--key-file "DIR/k" holds a NUL byte, which is no part of a key`,
+			hint: `keys read from /proc/PID/environ with grep -z end in one: remove it with tr -d '\000'`},
+		{name: "key file is a pipe", files: map[string]string{"|pipe": ""}, keyFile: "DIR/pipe", kind: problem.Usage,
+			text: `the key file of --key-file "DIR/pipe" cannot be read: it is neither a file nor a folder`,
+			hint: "give a regular file, /dev/stdin, or what the shell makes of <(command); named pipes and devices are not read"},
+		{name: "key file is a device", keyFile: "/dev/zero", kind: problem.Usage, text: `the key file of --key-file "/dev/zero" cannot be read: it is neither a file nor a folder`,
+			hint: "give a regular file, /dev/stdin, or what the shell makes of <(command); named pipes and devices are not read"},
+		{name: "key file is below a file", files: map[string]string{"k": keyA}, keyFile: "DIR/k/x", kind: problem.Usage, text: `the key file of --key-file "DIR/k/x" cannot be read: not a directory`,
+			hint: "check the path and the disk it is on"},
+		{name: "config is a pipe", files: map[string]string{"|config": ""}, kind: problem.Usage, text: `n8n's settings file "DIR/config" cannot be read: it is neither a file nor a folder`,
+			hint: "give a regular file; named pipes and devices are not read\nif you know the key, give it with --key-file FILE"},
+		{name: "config is a link to nowhere", files: map[string]string{">config": "gone"}, kind: problem.Usage,
+			text: `n8n's settings file "DIR/config" is a symbolic link to "gone", which does not exist`,
+			hint: "put the file there, or remove the link; if you know the key, give it with --key-file FILE"},
+		{name: "config with NUL", files: map[string]string{"config": `{"encryptionKey":"a\u0000"}`}, kind: problem.Usage, text: `n8n's settings file "DIR/config" has an encryptionKey that is not text`,
+			hint: "n8n makes keys of letters and digits; if you know the key, give it with --key-file FILE"},
 		{name: "huge key file", files: map[string]string{"k": strings.Repeat("x", 70000)}, keyFile: "DIR/k", kind: problem.Usage,
-			text: `the key file of --key-file "DIR/k" cannot be read: it has more than 65536 bytes`},
+			text: `the key file of --key-file "DIR/k" cannot be read: it is too large: more than 65536 bytes`,
+			hint: "this is another file than you think: look what it is"},
 		{name: "settings as key file", files: map[string]string{"config": "{\n\t\"encryptionKey\": \"" + keyA + "\"\n}"}, keyFile: "DIR/config", kind: problem.Usage,
 			text: `key file "DIR/config" is n8n's settings file, not a key`, hint: "give n8n's folder with --n8n-dir DIR, or a file with nothing but the encryptionKey"},
-		{name: "missing _FILE", env: map[string]string{FromEnvFile: "DIR/none"}, kind: problem.NotFound, text: `the key file of N8N_ENCRYPTION_KEY_FILE "DIR/none" does not exist`},
-		{name: "empty _FILE", files: map[string]string{"f": " \n"}, env: map[string]string{FromEnvFile: "DIR/f"}, kind: problem.Usage, text: `the key file of N8N_ENCRYPTION_KEY_FILE "DIR/f" is empty`},
-		{name: "variable is not text", env: map[string]string{FromEnv: "\xff" + keyA}, kind: problem.Usage, text: `N8N_ENCRYPTION_KEY holds bytes that are not text`},
+		{name: "missing _FILE", env: map[string]string{FromEnvFile: "DIR/none"}, kind: problem.NotFound, text: `the key file of N8N_ENCRYPTION_KEY_FILE "DIR/none" does not exist`, hint: "correct N8N_ENCRYPTION_KEY_FILE or unset it, or give the key with --key-file FILE"},
+		{name: "empty _FILE", files: map[string]string{"f": " \n"}, env: map[string]string{FromEnvFile: "DIR/f"}, kind: problem.Usage, text: `the key file of N8N_ENCRYPTION_KEY_FILE "DIR/f" is empty`, hint: "correct N8N_ENCRYPTION_KEY_FILE or unset it, or give the key with --key-file FILE"},
+		{name: "variable is not text", env: map[string]string{FromEnv: "\xff" + keyA}, kind: problem.Usage, text: `N8N_ENCRYPTION_KEY holds bytes that are not text`, hint: "a key is UTF-8 text, such as the encryptionKey in n8n's config; other bytes are not what n8n would use\ngive the key in a file with --key-file FILE"},
 		{name: "config is not JSON", files: map[string]string{"config": "encryptionKey=" + keyA}, kind: problem.Usage, text: `n8n's settings file "DIR/config" is not JSON`,
 			hint: "n8n cannot start with it either; if you know the key, give it with --key-file FILE"},
 		{name: "config is empty", files: map[string]string{"config": ""}, kind: problem.Usage, text: `n8n's settings file "DIR/config" is not JSON`,
@@ -207,15 +225,25 @@ func TestResolveKeyErrors(t *testing.T) {
 			hint: "if you know the key, give it with --key-file FILE"},
 		{name: "config with empty key", files: map[string]string{"config": `{"encryptionKey":""}`}, kind: problem.Usage, text: `n8n's settings file "DIR/config" has no encryptionKey`,
 			hint: "if you know the key, give it with --key-file FILE"},
-		{name: "config with number", files: map[string]string{"config": `{"encryptionKey":12345}`}, kind: problem.Usage, text: `n8n's settings file "DIR/config" has an encryptionKey that is not a string`},
+		{name: "config with number", files: map[string]string{"config": `{"encryptionKey":12345}`}, kind: problem.Usage, text: `n8n's settings file "DIR/config" has an encryptionKey that is not a string`, hint: "put quotes around it, or, if you know the key, give it with --key-file FILE"},
 		{name: "config is huge", files: map[string]string{"config": strings.Repeat(" ", 2<<20)}, kind: problem.Usage,
-			text: `n8n's settings file "DIR/config" cannot be read: it has more than 1048576 bytes`, hint: "run as the user that runs n8n, or as root"},
+			text: `n8n's settings file "DIR/config" cannot be read: it is too large: more than 1048576 bytes`,
+			hint: "this is another file than you think: look what it is\nif you know the key, give it with --key-file FILE"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			fill := func(s string) string { return strings.ReplaceAll(s, "DIR", dir) }
 			for name, content := range tt.files {
-				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+				var err error
+				switch name[0] {
+				case '|':
+					err = syscall.Mkfifo(filepath.Join(dir, name[1:]), 0o600)
+				case '>':
+					err = os.Symlink(content, filepath.Join(dir, name[1:]))
+				default:
+					err = os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600)
+				}
+				if err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -272,5 +300,36 @@ func TestReadConfigMissing(t *testing.T) {
 	_, err := ReadConfig(dir)
 	if !errors.Is(err, fs.ErrNotExist) || problem.KindOf(err) != problem.NotFound || err.Error() != fmt.Sprintf("n8n's settings file %q does not exist", filepath.Join(dir, "config")) {
 		t.Error(err)
+	}
+}
+
+// A pipe that the shell has opened, as for <(command), is read.
+func TestResolveKeyFromOpenPipe(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := w.WriteString(keyA + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	for _, folder := range []string{"/dev/fd", "/proc/self/fd"} {
+		got, err := ResolveKey(KeySources{KeyFile: fmt.Sprintf("%s/%d", folder, r.Fd())})
+		if folder == "/dev/fd" && (err != nil || got.Key.Reveal() != keyA) || folder != "/dev/fd" && (err == nil || !strings.HasSuffix(err.Error(), "is empty")) {
+			t.Errorf("%s: %v", folder, err)
+		}
+	}
+}
+
+func TestShortKeyWarning(t *testing.T) {
+	for text, want := range map[string]string{
+		"k":  "the instance key has only 1 character and could be guessed; n8n makes keys of 32",
+		"kk": "the instance key has only 2 characters and could be guessed; n8n makes keys of 32",
+	} {
+		got, err := ResolveKey(KeySources{Env: envOf(FromEnv, text)})
+		if err != nil || len(got.Warnings) != 1 || got.Warnings[0] != want {
+			t.Errorf("%q %v", got.Warnings, err)
+		}
 	}
 }

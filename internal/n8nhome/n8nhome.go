@@ -35,15 +35,19 @@ import (
 type Env = func(name string) (value string, ok bool)
 
 // DefaultDir is the folder n8n would use with this environment:
-// N8N_USER_FOLDER, else HOME, else the current folder, and in it .n8n. It need
-// not exist.
+// N8N_USER_FOLDER, else HOME, and in it .n8n. It need not exist. Where neither is
+// set n8n takes the current folder; DefaultDir returns "" instead, because whoever
+// starts n8keep without a home, a timer or a container, is seldom in n8n's folder.
 func DefaultDir(env Env) string {
 	for _, name := range []string{"N8N_USER_FOLDER", "HOME"} {
 		if base, ok := env(name); ok {
+			if base == "" {
+				return ""
+			}
 			return filepath.Join(base, ".n8n")
 		}
 	}
-	return ".n8n"
+	return ""
 }
 
 // CheckDir returns the absolute path of a folder that a user has named as n8n's.

@@ -35,7 +35,9 @@ func TestDefaultDir(t *testing.T) {
 		env  Env
 		want string
 	}{
-		{envOf(), ".n8n"},
+		{envOf(), ""},
+		{envOf("HOME", ""), ""},
+		{envOf("HOME", "/home/node", "N8N_USER_FOLDER", ""), ""},
 		{envOf("HOME", "/home/node"), "/home/node/.n8n"},
 		{envOf("HOME", "/home/node", "N8N_USER_FOLDER", "/data"), "/data/.n8n"},
 	} {
@@ -131,9 +133,9 @@ func TestWriteConfigLikeN8N(t *testing.T) {
 }
 
 func TestFormatConfigEscapes(t *testing.T) {
-	const text = "a\"b\\c\b\f\n\r\t\x00\x1f\x7f<>&ü\u2028☃😀"
+	const text = "a\"b\\c\b\f\n\r\t\x01\x1f\x7f<>&ü\u2028☃😀"
 	got := FormatConfig(mustKey(t, text))
-	const want = "{\n\t\"encryptionKey\": \"a\\\"b\\\\c\\b\\f\\n\\r\\t\\u0000\\u001f\x7f<>&ü\u2028☃😀\"\n}"
+	const want = "{\n\t\"encryptionKey\": \"a\\\"b\\\\c\\b\\f\\n\\r\\t\\u0001\\u001f\x7f<>&ü\u2028☃😀\"\n}"
 	if string(got) != want {
 		t.Errorf("%q", got)
 	}
