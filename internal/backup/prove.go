@@ -45,11 +45,29 @@ func (t *take) prove(ctx context.Context, w *archive.Writer) error {
 // tolerate lets a backup of a database go on that is known to be damaged: a copy
 // of what is there is worth more than none. Anything else ends it.
 func (t *take) tolerate(err error) error {
-	if err != nil && t.damaged && problem.KindOf(err) == problem.Damaged {
-		t.find(FindingIntegrity, "", "%v", err)
-		return nil
+	if err == nil || problem.KindOf(err) != problem.Damaged {
+		return err
 	}
-	return err
+	if <-t.checked; !t.damaged {
+		return err
+	}
+	t.find(FindingIntegrity, "", "%v", err)
+	return nil
+}
+
+// startIntegrity checks the copy beside everything else; the returned function
+// waits for it.
+func (t *take) startIntegrity(ctx context.Context) func() error {
+	var err error
+	t.checked = make(chan struct{})
+	go func() {
+		defer close(t.checked)
+		err = t.integrity(ctx)
+	}()
+	return func() error {
+		<-t.checked
+		return err
+	}
 }
 
 // integrity checks the private copy as SQLite sees it.

@@ -96,9 +96,10 @@ type take struct {
 	findings []archive.Finding
 	warnings []string
 
-	bundles   []string // execution data outside the database, below storage
-	storage   string   // held copies of execution data outside the database; "" without
-	damaged   bool     // the copy fails its integrity check
+	bundles   []string      // execution data outside the database, below storage
+	storage   string        // held copies of execution data outside the database; "" without
+	checked   chan struct{} // closed when the integrity check is through
+	damaged   bool          // what it found; to be read after that
 	census    *n8ndb.Census
 	workflows int64
 }
@@ -179,11 +180,10 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 	}
 	defer w.Abort()
 
-	// First what decides whether the rest is worth doing: a sound copy and a key
-	// that opens its catalogue.
-	if err := t.integrity(ctx); err != nil {
-		return archive.Sidecar{}, err
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	checked := t.startIntegrity(ctx)
+	defer func() { cancel(); <-t.checked }()
+	// First what decides whether the rest is worth doing: a key that opens the catalogue.
 	if err := t.holdBundles(ctx); err != nil {
 		return archive.Sidecar{}, err
 	}
@@ -193,6 +193,7 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 	if err := t.together(ctx,
 		func(ctx context.Context) error { return t.sweep(ctx) },
 		func(ctx context.Context) error { return t.write(ctx, w) },
+		func(context.Context) error { return checked() },
 	); err != nil {
 		return archive.Sidecar{}, up.explain(err)
 	}
