@@ -37,6 +37,20 @@ func hold(ctx context.Context, path string, o holdOptions) (*holding, error) {
 	return &holding{damaged: err}, nil
 }
 
+// unheld decides whether to go on with a database that is damaged and could not
+// be held again.
+func unheld(again, damaged error, o holdOptions) error {
+	switch {
+	case again == nil:
+		return nil
+	case problem.KindOf(again) == problem.Busy:
+		return again
+	case o.assumeStopped:
+		return nil
+	}
+	return stoppedUnknown(damaged)
+}
+
 func stoppedUnknown(err error) error {
 	return problem.Wrap(problem.Usage, err, "it cannot be found out whether n8n is stopped, because its database cannot be read").
 		WithHint("stop n8n and all its workers, then add --assume-stopped; the damaged database is kept beside the restored one")
@@ -53,14 +67,9 @@ func holdAlone(ctx context.Context, path string, o holdOptions) (*holding, error
 			h.release()
 			return nil, err
 		}
-		if again := h.held.Retake(); again != nil {
+		if err := unheld(h.held.Retake(), err, o); err != nil {
 			h.release()
-			if problem.KindOf(again) == problem.Busy {
-				return nil, again
-			}
-			if !o.assumeStopped {
-				return nil, stoppedUnknown(err)
-			}
+			return nil, err
 		}
 		h.damaged = err
 	}

@@ -71,6 +71,9 @@ func (cfg *Config) complete() error {
 	if !cfg.DryRun && !cfg.Receipt.Valid() {
 		return problem.New(problem.Unexpected, "planning a restore: the command is not in the audit log")
 	}
+	if cfg.PlainSize == 0 {
+		cfg.PlainSize = cfg.Sidecar.PlainSize
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}

@@ -77,6 +77,7 @@ func TestRefusals(t *testing.T) {
 		{"a database elsewhere", nil, env("/var/lib/n8n.db"), problem.Usage, `DB_SQLITE_DATABASE says "/var/lib/n8n.db"`, "DB_SQLITE_DATABASE unset"},
 		{"a database below", nil, env("data/n8n.db"), problem.Usage, "not a file directly in", ""},
 		{"too little space", nil, func(c *Config) { c.PlainSize = 1 << 60 }, problem.Usage, "not enough space in", "another file system"},
+		{"too little space for what the sidecar says", nil, func(c *Config) { c.Sidecar.PlainSize = 1 << 60 }, problem.Usage, "not enough space in", "another file system"},
 		{"damaged database, n8n not known to be stopped", func(t *testing.T, dir string) {
 			write(t, filepath.Join(dir, "database.sqlite"), "garbage")
 		}, func(c *Config) { c.Overwrite, c.AssumeStopped = true, false }, problem.Usage, "because its database cannot be read", "--assume-stopped"},
@@ -89,8 +90,8 @@ func TestRefusals(t *testing.T) {
 		{"a file where a folder goes", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "nodes"), "x") }, overwrite, problem.Usage, `nodes" is a file, the archive has a folder`, "nothing was changed"},
 		{"a folder where a file goes", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "custom/own.js/x"), "x") }, overwrite, problem.Usage, `own.js" is a folder, the archive has a file`, "nothing was changed"},
 		{"a journal of the future", func(t *testing.T, dir string) {
-			write(t, filepath.Join(dir, stagingPrefix+string(testID), journalName), `{"format":2}`)
-		}, nil, problem.Damaged, "the journal has format 2, this n8keep knows 1", "nothing of it was touched"},
+			write(t, filepath.Join(dir, stagingPrefix+string(testID), journalName), `{"format":3}`)
+		}, nil, problem.Damaged, "the journal has format 3, this n8keep knows 2", "nothing of it was touched"},
 		{"a journal that leads out", func(t *testing.T, dir string) {
 			j := journal{Format: 1, ID: testID, Stage: placing, Moves: []move{{Path: "../../etc/x", Kept: "y"}}}
 			b, err := json.Marshal(j)

@@ -98,7 +98,8 @@ type Config struct {
 	// first, for the message of a wrong key. Optional.
 	OtherArchives func(n8ncrypt.Fingerprint) []archive.ID
 	// PlainSize is how many bytes the archive unpacks to, as far as the caller
-	// knows; 0: the size of the archive is taken, the least that is needed.
+	// knows; 0: what the sidecar says, and if that is 0, too (older archives), the
+	// size of the archive is taken, the least that is needed.
 	PlainSize int64
 
 	// Overwrite allows a target that holds data; what stood there is kept.

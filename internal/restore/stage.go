@@ -20,6 +20,7 @@ import (
 // and owner, and makes it durable. What it refuses is refused before anything of
 // the target was touched.
 func (a *apply) prepare() error {
+	a.journal.Moves = make([]move, 0, len(a.unpacked.Files)+2) // config and database
 	slices.SortFunc(a.unpacked.Files, func(x, y File) int { return strings.Compare(x.Path, y.Path) })
 	all := len(a.unpacked.Files)
 	a.unpacked.Files = slices.DeleteFunc(a.unpacked.Files, func(f File) bool { return strings.HasPrefix(f.Path, ".n8keep-") })
@@ -63,6 +64,25 @@ func (a *apply) prepare() error {
 		return err
 	}
 	a.journal.Moves = append(a.journal.Moves, m)
+	a.unpacked.Files = nil // the moves have what is still needed
+	return a.syncStaged()
+}
+
+// syncStaged makes the names of the staged files durable, as stageFile does with
+// their contents. It comes before the journal says that moves are under way: from
+// then on a staged file that is gone has been moved.
+func (a *apply) syncStaged() error {
+	dirs := map[string]bool{}
+	for i := range a.journal.Moves {
+		for dir := path.Dir(a.journal.Moves[i].Staged); dir != "." && !dirs[dir]; dir = path.Dir(dir) {
+			dirs[dir] = true
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		if err := a.sync(dir); err != nil {
+			return a.failed(err, "unpacking beside %q", a.folder.dir)
+		}
+	}
 	return nil
 }
 
