@@ -22,6 +22,10 @@ import (
 // TempPrefix begins the name of every temporary file of this package.
 const TempPrefix = ".n8keep-tmp-"
 
+// ErrNoExclusive says that a file system can neither make hard links nor rename
+// without replacing.
+var ErrNoExclusive = errors.New("the file system has neither hard links nor a rename that replaces nothing, so that a file might be overwritten: use a folder on another file system")
+
 // WriteFile replaces path with data, mode exactly as given (the umask does not
 // count). An existing file keeps its content until the new one is complete.
 func WriteFile(path string, data []byte, mode fs.FileMode) error {
@@ -64,14 +68,26 @@ func (f *File) Commit() error { return f.commit(os.Rename) }
 
 // CommitNew is Commit for a path that must not exist yet: an existing file is
 // left alone and the error satisfies errors.Is(err, fs.ErrExist). The check and
-// the write are one operation.
-func (f *File) CommitNew() error {
-	return f.commit(func(from, to string) error {
-		if err := os.Link(from, to); err != nil {
-			return err
-		}
-		return os.Remove(from)
-	})
+// the write are one operation. Where the file system has none, the error satisfies
+// errors.Is(err, [ErrNoExclusive]).
+func (f *File) CommitNew() error { return f.commit(placeNew) }
+
+// CheckNew finds out with an empty temporary file whether CommitNew can work in a
+// folder. Its error satisfies errors.Is(err, ErrNoExclusive); whatever else goes
+// wrong is left to the real file to run into.
+func CheckNew(dir string) error {
+	f, err := os.CreateTemp(dir, TempPrefix+"*")
+	if err != nil {
+		return nil
+	}
+	defer os.Remove(f.Name())
+	f.Close()
+	to := f.Name() + "-new"
+	defer os.Remove(to)
+	if err := placeNew(f.Name(), to); errors.Is(err, ErrNoExclusive) {
+		return err
+	}
+	return nil
 }
 
 func (f *File) commit(place func(from, to string) error) error {

@@ -1,15 +1,16 @@
 // Package fileblob is a [blob.Store] in a local folder: one file per object,
 // mode 0600, in a folder that is made with mode 0700 by the first Put.
 //
-// An object is written under a temporary name, synced, and then linked to its
-// name, which fails if the name is taken; then the folder is synced. So an object
+// An object is written under a temporary name, synced, and then linked or renamed
+// to its name, which fails if the name is taken; then the folder is synced. So an object
 // is there as a whole or not at all, also after a crash, and is never replaced.
 // Temporary files are not listed. A writer holds a lock on its temporary file;
 // the next Put removes those whose lock is free, because their writer is dead.
 //
 // What it refuses: following symbolic links, and opening anything that is not a
 // regular file. Folders, links and files with other names in the folder are left
-// alone. The folder's file system must have hard links; fsync is believed.
+// alone. The folder's file system must have hard links or a rename that replaces
+// nothing, which the first Put tries out; fsync is believed.
 package fileblob
 
 import (
@@ -22,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/n8keep/n8keep/internal/blob"
 	"github.com/n8keep/n8keep/internal/durable"
@@ -32,6 +34,9 @@ import (
 // and several processes.
 type Store struct {
 	dir string
+
+	// probed is set once the file system was found to be able to do what Put does.
+	probed atomic.Bool
 
 	// fault is called at each step of a Put or Delete; tests make it fail.
 	fault func(step string) error
@@ -76,6 +81,9 @@ func (s *Store) put(ctx context.Context, name string, r io.Reader) (blob.Info, e
 		return blob.Info{}, err
 	}
 	s.sweep()
+	if err := s.probe(); err != nil {
+		return blob.Info{}, err
+	}
 	path := filepath.Join(s.dir, name)
 	// Only to spare the reading: CommitNew decides.
 	if _, err := os.Lstat(path); err == nil {
@@ -105,16 +113,43 @@ func (s *Store) put(ctx context.Context, name string, r io.Reader) (blob.Info, e
 	return s.stat(name)
 }
 
-// makeDir makes the folder, durably, if it is not there.
+// makeDir makes the folder and its parents, durably, as far as they are not there.
 func (s *Store) makeDir() error {
 	if info, err := os.Stat(s.dir); err == nil && info.IsDir() {
 		return nil
+	}
+	var names []string // folders that get a new name in them, innermost first
+	for dir := s.dir; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); err == nil {
+			break
+		}
+		names = append(names, filepath.Dir(dir))
 	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
 	failpoint.Hit("fileblob.folder-made")
-	return durable.SyncDir(filepath.Dir(s.dir))
+	for _, dir := range names {
+		if err := durable.SyncDir(dir); err != nil {
+			return err
+		}
+		if err := s.fault("synced " + dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// probe says before the reading of a whole archive what CommitNew would say after it.
+func (s *Store) probe() error {
+	if s.probed.Load() {
+		return nil
+	}
+	if err := errors.Join(s.fault("probe"), durable.CheckNew(s.dir)); err != nil {
+		return err
+	}
+	s.probed.Store(true)
+	return nil
 }
 
 func (s *Store) copy(ctx context.Context, w io.Writer, r io.Reader) error {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -198,6 +199,59 @@ func TestSweepSparesLivingWriters(t *testing.T) {
 		if got := blobtest.ReadAll(t, s, name); string(got) != name {
 			t.Errorf("%q holds %q", name, got)
 		}
+	}
+}
+
+// What the file system cannot do is said before anything is read, and asked once.
+func TestProbe(t *testing.T) {
+	s := newStore(t)
+	fails, probes := true, 0
+	s.fault = func(step string) error {
+		if step != "probe" {
+			return nil
+		}
+		probes++
+		if fails {
+			return durable.ErrNoExclusive
+		}
+		return nil
+	}
+	r := strings.NewReader("content")
+	if _, err := s.Put(t.Context(), "a", r); !errors.Is(err, durable.ErrNoExclusive) || r.Len() != len("content") {
+		t.Errorf("%v, %d bytes left", err, r.Len())
+	}
+	fails = false
+	for _, name := range []string{"a", "b"} {
+		if _, err := s.Put(t.Context(), name, strings.NewReader("content")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if probes != 2 {
+		t.Errorf("probed %d times", probes)
+	}
+	if left := temporaries(t, s.dir); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+func TestNewParentsAreSynced(t *testing.T) {
+	base := t.TempDir()
+	s, err := New(filepath.Join(base, "a", "b", "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var synced []string
+	s.fault = func(step string) error {
+		if dir, ok := strings.CutPrefix(step, "synced "); ok {
+			synced = append(synced, dir)
+		}
+		return nil
+	}
+	if _, err := s.Put(t.Context(), "x", strings.NewReader("y")); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{filepath.Join(base, "a", "b"), filepath.Join(base, "a"), base}; !slices.Equal(synced, want) {
+		t.Errorf("synced %q, want %q", synced, want)
 	}
 }
 
