@@ -30,17 +30,16 @@ const (
 
 // Limits of format 1. The Writer keeps them too, so what it writes it can read.
 const (
-	maxName       = 1024      // bytes of one name
-	maxNames      = 64 << 20  // bytes of all names together
-	maxEntries    = 500_000   // entries, header and manifest not counted
-	maxFolders    = 1_000_000 // different folders in their names
-	maxHeader     = 64 << 10  // bytes of header.json
-	maxValue      = 1 << 20   // bytes of one JSON value of the manifest
-	maxLists      = 16 << 20  // weight of findings, census and tables together
-	maxManifest   = 4 << 30   // bytes of manifest.json
-	maxWindow     = 8 << 20   // bytes of zstd window
-	maxPieceBytes = 16 << 20  // bytes of one piece of a stream, by format
-	pieceBytes    = 2 << 20   // bytes of one piece of a stream, as written here
+	maxName     = 1024      // bytes of one name
+	maxNames    = 64 << 20  // bytes of all names together
+	maxEntries  = 500_000   // entries, header and manifest not counted
+	maxFolders  = 1_000_000 // different folders in their names
+	maxHeader   = 64 << 10  // bytes of header.json
+	maxValue    = 1 << 20   // bytes of one JSON value of the manifest
+	maxLists    = 16 << 20  // weight of findings, census and tables together
+	maxManifest = 4 << 30   // bytes of manifest.json
+	maxWindow   = 8 << 20   // bytes of zstd window
+	pieceBytes  = 2 << 20   // bytes of one piece of a stream; the format allows 16 MiB
 
 	maxTime = 1<<33 - 1 // seconds since 1970 that a tar header holds in eleven octal digits
 )

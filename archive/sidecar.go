@@ -44,9 +44,12 @@ type SignedSidecar struct {
 	Signer Signer
 }
 
+// MaxSidecar is the largest size of a signed sidecar in bytes. Nothing longer is
+// written or accepted, so nobody has to read more.
+const MaxSidecar = 64 << 10
+
 const (
 	sidecarDomain = "n8keep sidecar v1\n"
-	maxSidecar    = 64 << 10
 
 	sidecarOpen   = `{"sidecar":`
 	sidecarSigner = `,"signer":"` + signerPrefix
@@ -59,13 +62,15 @@ const (
 //	{"sidecar":{...},"signer":"ed25519:BASE64","signature":"BASE64"}
 //
 // The signature is Ed25519 over "n8keep sidecar v1\n" and the exact bytes of the
-// value of "sidecar". Created is stored in UTC, to the second.
+// value of "sidecar". Created is stored in UTC, to the second. What is longer than
+// [MaxSidecar] is refused.
 func SignSidecar(s Sidecar, key ed25519.PrivateKey) ([]byte, error) {
 	if len(key) != ed25519.PrivateKeySize {
 		return nil, errors.New("signing the sidecar: no signing key")
 	}
 	s.Format = FormatVersion
 	s.Created = wholeSeconds(s.Created)
+	clean(&s.Engine, &s.N8NVersion, &s.LastMigration, &s.KeyFingerprint, &s.RecipientKind, &s.History)
 	if err := s.check(); err != nil {
 		return nil, fmt.Errorf("signing the sidecar of %q: %w", s.ID, err)
 	}
@@ -73,7 +78,11 @@ func SignSidecar(s Sidecar, key ed25519.PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing the sidecar of %q: %w", s.ID, err)
 	}
-	return assembleSidecar(value, SignerOf(key), ed25519.Sign(key, sidecarMessage(value))), nil
+	b := assembleSidecar(value, SignerOf(key), ed25519.Sign(key, sidecarMessage(value)))
+	if len(b) > MaxSidecar {
+		return nil, fmt.Errorf("signing the sidecar of %q: it has %d bytes, more than %d", s.ID, len(b), MaxSidecar)
+	}
+	return b, nil
 }
 
 // ParseSidecar checks that b is exactly what [SignSidecar] writes: one
@@ -108,8 +117,8 @@ func openSidecar(b []byte) (value []byte, signer Signer, err error) {
 	signerLen := base64.StdEncoding.EncodedLen(ed25519.PublicKeySize)
 	sigLen := base64.StdEncoding.EncodedLen(ed25519.SignatureSize)
 	tail := len(sidecarSigner) + signerLen + len(sidecarSig) + sigLen + len(sidecarClose)
-	if len(b) > maxSidecar {
-		return nil, Signer{}, fmt.Errorf("the sidecar has %d bytes, more than %d", len(b), maxSidecar)
+	if len(b) > MaxSidecar {
+		return nil, Signer{}, fmt.Errorf("the sidecar has %d bytes, more than %d", len(b), MaxSidecar)
 	}
 	if len(b) < len(sidecarOpen)+tail {
 		return nil, Signer{}, errors.New("the sidecar is cut short or not signed")

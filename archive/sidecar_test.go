@@ -57,6 +57,21 @@ func TestSidecarRoundTrip(t *testing.T) {
 	}
 }
 
+// A version that is no UTF-8, out of a database, must not make an archive that
+// nobody accepts.
+func TestSidecarOddStrings(t *testing.T) {
+	s := testSidecar()
+	s.N8NVersion, s.LastMigration, s.History = "2\xff<&>", "\u2028\x00\"", "\uFFFD"
+	b, err := SignSidecar(s, testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseSidecar(b)
+	if err != nil || got.N8NVersion != "2\uFFFD<&>" || got.LastMigration != s.LastMigration || got.History != s.History {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 // sign signs a value that SignSidecar would not make.
 func sign(value string) []byte {
 	return assembleSidecar([]byte(value), SignerOf(testKey(1)), ed25519.Sign(testKey(1), sidecarMessage([]byte(value))))
@@ -127,7 +142,7 @@ func TestForgedSidecars(t *testing.T) {
 		"envelope order":        {[]byte(`{"signer":"` + signer + `","sidecar":` + value + `,"signature":"` + strings.Repeat("A", 86) + `=="}` + "\n"), ""},
 		"loose base64":          {replace(`=="}`, `="}`), noSigner},
 		"signature not base64":  {bytes.Replace(good, good[len(good)-20:len(good)-10], []byte("!!!!!!!!!!"), 1), noSignature},
-		"too long":              {append(bytes.Clone(good), bytes.Repeat([]byte(" "), maxSidecar)...), "the sidecar has 66208 bytes, more than 65536"},
+		"too long":              {append(bytes.Clone(good), bytes.Repeat([]byte(" "), MaxSidecar)...), "the sidecar has 66208 bytes, more than 65536"},
 		"signed white space":    {resigned(`,"state"`, `, "state"`), canonical},
 		"signed key twice":      {resigned(`"state":"good"`, `"state":"degraded","state":"good"`), canonical},
 		"signed other case":     {resigned(`"state"`, `"State"`), canonical},
@@ -202,6 +217,7 @@ func TestSignSidecarRefuses(t *testing.T) {
 		"no key":   {func(*Sidecar) {}, nil, "signing the sidecar: no signing key"},
 		"no id":    {func(s *Sidecar) { s.ID = "" }, testKey(1), `signing the sidecar of "": archive id "": want TIME-INSTANCE-RANDOM as in "20260801T020000Z-prod-k3x7qa"`},
 		"no state": {func(s *Sidecar) { s.State = "" }, testKey(1), `signing the sidecar of "20260801T020000Z-prod-k3x7qa": unknown state ""`},
+		"too long": {func(s *Sidecar) { s.N8NVersion = strings.Repeat("x", MaxSidecar) }, testKey(1), `signing the sidecar of "20260801T020000Z-prod-k3x7qa": it has 66202 bytes, more than 65536`},
 		"no sum":   {func(s *Sidecar) { s.SHA256 = "" }, testKey(1), `signing the sidecar of "20260801T020000Z-prod-k3x7qa": sha256 is not 64 lower hex digits`},
 	} {
 		s := testSidecar()
@@ -326,7 +342,7 @@ func TestSigner(t *testing.T) {
 }
 
 func TestSigningKeyFile(t *testing.T) {
-	key, err := NewSigningKey()
+	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package archive
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base32"
@@ -64,12 +63,6 @@ func (s Signer) Fingerprint() string {
 
 func (s Signer) verify(message, signature []byte) bool {
 	return !s.IsZero() && ed25519.Verify(s.key[:], message, signature)
-}
-
-// NewSigningKey makes a signing key.
-func NewSigningKey() (ed25519.PrivateKey, error) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	return key, err
 }
 
 // MarshalSigningKey encodes a signing key as PKCS#8 in PEM ("PRIVATE KEY"), the

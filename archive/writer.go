@@ -11,7 +11,6 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-
 	"time"
 
 	"filippo.io/age"
