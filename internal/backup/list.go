@@ -114,7 +114,7 @@ func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.
 		return archive.SignedSidecar{}, targetProblem(err, store, "reading the sidecar of %q", id)
 	}
 	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, 64<<10+1))
+	b, err := io.ReadAll(io.LimitReader(r, archive.MaxSidecar+1))
 	if err != nil {
 		return archive.SignedSidecar{}, targetProblem(err, store, "reading the sidecar of %q", id)
 	}
