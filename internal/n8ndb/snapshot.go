@@ -12,7 +12,6 @@ import (
 
 	"modernc.org/sqlite"
 
-	"github.com/n8keep/n8keep/internal/durable"
 	"github.com/n8keep/n8keep/internal/failpoint"
 	"github.com/n8keep/n8keep/internal/problem"
 )
@@ -68,8 +67,8 @@ var errSnapChanged = errors.New("it was changed while it was being copied")
 // History of "all" the copy is page by page the same; otherwise it is a new
 // database with the same schema and the rows that are to be kept.
 //
-// Dest is complete and synced when Snapshot returns nil, and is not there after
-// an error. The source is only read, and its folder is left as it was found.
+// Dest is complete when Snapshot returns nil, and is not there after an error. It
+// is not synced: it is for the run that made it, and worth nothing after a crash. The source is only read, and its folder is left as it was found.
 // Cancelling ctx takes effect between phases: the copying of pages is one step.
 func Snapshot(ctx context.Context, cfg SnapshotConfig) (SnapshotReport, error) {
 	began := time.Now()
@@ -121,10 +120,11 @@ func snapOnce(ctx context.Context, cfg SnapshotConfig) (_ SnapshotReport, err er
 	if err := src.finish(); err != nil {
 		return report, err
 	}
-	report.Bytes, err = snapSync(cfg.Dest)
+	info, err := os.Stat(cfg.Dest)
 	if err != nil {
 		return report, err
 	}
+	report.Bytes = info.Size()
 	return report, ctx.Err()
 }
 
@@ -171,7 +171,7 @@ func snapPages(ctx context.Context, cfg SnapshotConfig, src *snapSource) error {
 			return errors.New("the SQLite driver has no online backup")
 		}
 		// Without a journal and without syncs: a copy that is not complete is
-		// removed, and the complete one is synced as a whole.
+		// removed, and none outlives its run.
 		backup, err := conn.NewBackup(snapURI(cfg.Dest, "mode=rw&_pragma=journal_mode(off)&_pragma=synchronous(off)"))
 		if err != nil {
 			return err
@@ -199,23 +199,6 @@ func snapPages(ctx context.Context, cfg SnapshotConfig, src *snapSource) error {
 	}
 	cfg.Progress(info.Size(), info.Size())
 	return nil
-}
-
-func snapSync(path string) (int64, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return 0, err
-	}
-	failpoint.Hit("snapshot.synced")
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), durable.SyncDir(filepath.Dir(path))
 }
 
 // snapRows calls scan for each row of a query whose result is small.
