@@ -122,7 +122,7 @@ func dsn(path, options string) string {
 	// The database is not trusted: its schema may not call functions with side effects, and sorting
 	// never writes to temporary files.
 	return "file:" + strings.Join(parts, "/") + "?mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)" +
-		"&_pragma=trusted_schema(0)&_pragma=temp_store(2)&_pragma=cache_size(-8000)" + options
+		"&_pragma=trusted_schema(0)&_pragma=temp_store(2)&_pragma=cache_size(-4000)" + options
 }
 
 func openSQLitePool(ctx context.Context, path, options string) (*sql.DB, error) {
