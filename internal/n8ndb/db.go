@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Engine is the kind of database.
@@ -39,6 +40,14 @@ func (db *DB) Schema() string { return db.schema }
 func (db *DB) Close() error {
 	err := db.pool.Close()
 	if db.cleanup != nil {
+		// A query that was cancelled gives its connection back a moment later, and
+		// side files stay as long as one is open.
+		for range 1000 {
+			if db.pool.Stats().OpenConnections == 0 {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
 		if e := db.cleanup(); err == nil {
 			err = e
 		}

@@ -40,6 +40,10 @@ func OpenSQLite(ctx context.Context, cfg SQLiteConfig) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	// SQLite puts -wal and -shm beside the real file.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return nil, problem.Wrap(problem.Unexpected, err, "opening %q", cfg.Path)
+	}
 	side := sideFiles(path)
 	db := &DB{engine: SQLite, prefix: cfg.TablePrefix}
 	if cfg.Immutable {

@@ -371,3 +371,38 @@ func dropPrivileges(cmd *exec.Cmd) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	}
 }
+
+// TestNothingLeftBeside: a census leaves no -wal and no -shm, whether it was
+// cancelled, or the database is reached through a symbolic link.
+func TestNothingLeftBeside(t *testing.T) {
+	_, path := checkpointed(t)
+	link := filepath.Join(t.TempDir(), "database.sqlite")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, link} {
+		for _, cancelled := range []bool{false, true} {
+			db, err := n8ndb.OpenSQLite(t.Context(), n8ndb.SQLiteConfig{Path: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			for _, err := range db.Workflows(ctx) {
+				if cancelled {
+					cancel()
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			cancel()
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+			for _, suffix := range []string{"-wal", "-shm"} {
+				if _, err := os.Stat(path + suffix); err == nil {
+					t.Errorf("through %q, cancelled %v: %s is left", filepath.Base(name), cancelled, suffix)
+				}
+			}
+		}
+	}
+}
