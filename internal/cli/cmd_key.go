@@ -1,18 +1,11 @@
 package cli
 
 import (
-	"crypto/rand"
-	"encoding/hex"
-	"errors"
-	"io/fs"
-
 	"github.com/spf13/cobra"
 
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/app"
-	"github.com/n8keep/n8keep/internal/durable"
 	"github.com/n8keep/n8keep/internal/problem"
-	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 func (c *commands) keyCmd() *cobra.Command {
@@ -25,13 +18,13 @@ func (c *commands) keyGenerateCmd() *cobra.Command {
 		Use:   "generate --out FILE",
 		Short: "Make a new instance key in a file: 32 random bytes as hex",
 		Long: `Writes a new N8N_ENCRYPTION_KEY to a file (0600, 64 hex characters, no newline).
-It is for a new n8n: giving it to one that has credentials makes them unreadable.`,
+It is for a new n8n: one that has credentials cannot read them with a new key.`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if out == "" {
 				return problem.New(problem.Usage, "no file to write the key to").WithHint("give one with --out FILE; a key is never printed")
 			}
-			doc, err := generateKey(out)
+			doc, err := app.KeyGenerate(out)
 			if err != nil {
 				return err
 			}
@@ -43,30 +36,6 @@ It is for a new n8n: giving it to one that has credentials makes them unreadable
 	}
 	cmd.Flags().StringVar(&out, "out", "", "`FILE` to write, which must not exist")
 	return cmd
-}
-
-func generateKey(out string) (*api.Key, error) {
-	var raw [32]byte
-	rand.Read(raw[:])
-	text := hex.EncodeToString(raw[:])
-	key, err := n8ncrypt.NewInstanceKey(text)
-	if err != nil {
-		return nil, problem.Wrap(problem.Unexpected, err, "making a key")
-	}
-	f, err := durable.Create(out, 0o600)
-	if err != nil {
-		return nil, problem.Wrap(problem.Usage, err, "writing the key").WithHint("name a file in a folder that exists and that this user may write")
-	}
-	defer f.Abort()
-	if _, err := f.WriteString(text); err != nil {
-		return nil, problem.Wrap(problem.Unexpected, err, "writing the key")
-	}
-	if err := f.CommitNew(); errors.Is(err, fs.ErrExist) {
-		return nil, problem.New(problem.Usage, "file %q exists already", out).WithHint("name a new file: a key is never overwritten")
-	} else if err != nil {
-		return nil, problem.Wrap(problem.Unexpected, err, "writing the key")
-	}
-	return &api.Key{Fingerprint: string(key.Fingerprint()), Out: out, Warnings: []string{}}, nil
 }
 
 func (c *commands) keyFingerprintCmd() *cobra.Command {
@@ -110,8 +79,8 @@ func (c *commands) keyCheckCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say whether a key opens an n8n's secrets",
-		Long: `Tries the instance key on every encrypted value of the live database and sums up.
-Exit codes: 0 every value opens, 4 some do not, 12 none does.`,
+		Long: `Tries the instance key on every encrypted value of the live database and sums
+up. Exit codes: 0 every value opens, 4 some do not, 12 none does.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a, err := c.app()
