@@ -10,8 +10,9 @@ package cli
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"os"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,9 +33,22 @@ type Config struct {
 // Run runs one command and returns the exit code.
 func Run(ctx context.Context, cfg Config, args []string) int {
 	c := newCommands(cfg)
+	json := wantsJSON(args)
 	root := c.root()
+	c.term.JSON, c.text.json = json, json
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		c.term.JSON = json // the flag may not have been reached
+		return problem.New(problem.Usage, "%v", err).WithHint("see \"%s --help\"", cmd.CommandPath())
+	})
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = c.text.finish()
+	}
+	if err == nil && c.term.outErr != nil {
+		err = problem.Wrap(problem.Unexpected, c.term.outErr, "printing the result").
+			WithHint("the command itself was carried out; run it with its output going elsewhere to see what it says")
+	}
 	if err == nil {
 		return 0
 	}
@@ -50,6 +64,7 @@ func New(cfg Config) *cobra.Command { return newCommands(cfg).root() }
 type commands struct {
 	Config
 	term     *Terminal
+	text     *plainText
 	options  app.Options
 	instance app.InstanceOptions
 	archive  app.ArchiveOptions
@@ -64,10 +79,12 @@ func newCommands(cfg Config) *commands {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &commands{Config: cfg, term: cfg.Term}
+	return &commands{Config: cfg, term: cfg.Term, text: &plainText{term: cfg.Term}}
 }
 
 func (c *commands) root() *cobra.Command {
+	version := c.versionCmd()
+	showVersion := false
 	root := &cobra.Command{
 		Use:   "n8keep",
 		Short: "Keeps self-hosted n8n instances recoverable and their secrets safe",
@@ -78,14 +95,18 @@ Start with "n8keep demo", or on your own n8n with "n8keep census --n8n-dir DIR".
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          noArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if showVersion {
+				return version.RunE(version, nil)
+			}
+			return showHelp(cmd, args)
+		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = false
-	root.SetOut(c.term.Out)
+	root.SetOut(c.text)
 	root.SetErr(c.term.Err)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return problem.New(problem.Usage, "%v", err).WithHint("see \"%s --help\"", cmd.CommandPath())
-	})
+	root.SetUsageFunc(usage)
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
 	f := root.PersistentFlags()
 	f.StringVar(&c.options.ConfigFile, "config", "", "read this `FILE` instead of searching for n8keep.yaml")
 	f.StringVar(&c.options.StateDir, "state-dir", "", "`FOLDER` of the audit log and locks (default $XDG_STATE_HOME/n8keep)")
@@ -93,9 +114,11 @@ Start with "n8keep demo", or on your own n8n with "n8keep census --n8n-dir DIR".
 	f.StringVar(&c.options.SigningKey, "signing-key", "", "`FILE` with the key that signs archives (default signing.key in the configuration folder)")
 	f.BoolVar(&c.term.JSON, "json", false, "print exactly one JSON document")
 	f.BoolVarP(&c.term.Quiet, "quiet", "q", false, "no progress, no warnings")
-	root.AddCommand(c.initCmd(), c.demoCmd(), c.censusCmd(), c.keyCmd(), c.backupCmd(), c.restoreCmd(), c.statusCmd(), c.versionCmd())
-	root.InitDefaultCompletionCmd()
+	root.AddCommand(c.initCmd(), c.demoCmd(), c.censusCmd(), c.keyCmd(), c.backupCmd(), c.restoreCmd(), c.statusCmd(), version)
+	root.SetHelpCommand(helpCmd(root))
 	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	strictCompletion(root)
 	return root
 }
 
@@ -125,7 +148,7 @@ func oneArg(what string) cobra.PositionalArgs {
 
 // group is a command that only holds others.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: showHelp}
 	cmd.AddCommand(subs...)
 	return cmd
 }
@@ -134,17 +157,10 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 func (c *commands) app() (*app.App, error) {
 	o := c.options
 	o.Env, o.Now, o.Version = c.Env, c.Now, c.Version
-	o.Logger = slog.New(slog.NewTextHandler(c.term.Err, &slog.HandlerOptions{Level: c.logLevel()}))
+	o.Logger = newLogger(c.term)
 	bars := newBars(c.term)
 	o.Progress = bars.update
 	return app.Open(o)
-}
-
-func (c *commands) logLevel() slog.Level {
-	if c.term.Quiet {
-		return slog.LevelError
-	}
-	return slog.LevelWarn
 }
 
 // finish prints a document that a command returned, together with its error if
@@ -192,8 +208,27 @@ func (c *commands) archiveFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&c.archive.Target, "target", "", "`FOLDER` of the archives, or the name of a configured target")
 	f.StringArrayVar(&c.archive.Signers, "signer", nil, "trust archives signed by this public key, ed25519:... (repeatable)")
-	f.StringArrayVar(&c.archive.AcceptSigners, "accept-signer", nil, "trust the signer with this `FINGERPRINT`, n8s1-... (repeatable)")
+	f.Var((*fingerprints)(&c.archive.AcceptSigners), "accept-signer", "trust the signer with this `FINGERPRINT`, n8s1-... (repeatable)")
 }
+
+// fingerprints is a flag of signers' fingerprints.
+type fingerprints []string
+
+var fingerprintPattern = regexp.MustCompile(`^n8s1-[a-z2-7]{32}$`)
+
+// Set adds one.
+func (f *fingerprints) Set(s string) error {
+	if !fingerprintPattern.MatchString(s) {
+		return errors.New("a signer's fingerprint is n8s1- and 32 letters a to z and digits 2 to 7")
+	}
+	*f = append(*f, s)
+	return nil
+}
+
+func (f *fingerprints) String() string { return strings.Join(*f, " ") }
+
+// Type is shown in help where the text names none.
+func (f *fingerprints) Type() string { return "FINGERPRINT" }
 
 func (c *commands) identityFlag(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&c.ids, "identity", "i", nil, "`FILE` with an age identity that opens the archive (repeatable)")

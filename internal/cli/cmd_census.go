@@ -56,12 +56,12 @@ func (c *commands) printCensus(doc *api.Census) {
 	}
 	if len(rows) > 0 {
 		c.term.Line("")
-		c.term.Table([]string{"place", "values>", "open>", "fail>", "plain>", "keys"}, rows)
+		c.term.Table([]string{"place!", "values>", "open>", "fail>", "plain>", "keys"}, rows)
 	}
 	for _, u := range doc.Unlisted {
-		kind := "look like n8n's ciphertext"
+		kind := "like n8n's ciphertext"
 		if u.Opened > 0 {
-			kind = fmt.Sprintf("look like n8n's ciphertext, %d open with a known key", u.Opened)
+			kind += fmt.Sprintf(", of which a known key opens %d", u.Opened)
 		}
 		c.term.Line(fmt.Sprintf("outside the known places: %s.%s: %s %s", u.Table, u.Column, Plural(u.Values, "value"), kind))
 	}
@@ -79,7 +79,7 @@ func (c *commands) printFailures(failures []api.Secret) {
 	for _, f := range failures {
 		rows = append(rows, []string{f.Place, f.Row, f.Format, f.Problem})
 	}
-	c.term.Table([]string{"does not open", "row!", "format", "why"}, rows)
+	c.term.Table([]string{"does not open!", "row!", "format", "why"}, rows)
 }
 
 func keysText(byKey map[string]int64) string {

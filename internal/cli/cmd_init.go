@@ -16,8 +16,8 @@ func (c *commands) initCmd() *cobra.Command {
 
 The identity that opens archives should not be on the host that makes them. Make
 it elsewhere with age-keygen and give its public key with --recipient. Without
---recipient an identity is made here: --identity-out writes it to a file, else it
-is shown once on the terminal and kept nowhere.`,
+--recipient an identity is made here: --identity-out writes it to a file, else
+it is shown once on the terminal and kept nowhere.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a, err := c.app()

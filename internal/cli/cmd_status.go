@@ -12,8 +12,9 @@ import (
 func (c *commands) statusCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the instances, their keys, their last good backup, and this host's signer",
-		Long: `Looks at what n8keep knows on this host. Nothing is decrypted. Problems are
+		Short: "Show instances, their keys and last good backups",
+		Long: `Looks at what n8keep knows on this host: its instances, their keys and last good
+backups, and its signer. Nothing is decrypted. Problems are
 listed; the exit code is 0 when the question could be answered.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

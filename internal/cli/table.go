@@ -49,7 +49,7 @@ func (t *Terminal) Table(headers []string, rows [][]string) {
 	for _, row := range cells {
 		b.WriteString(tableLine(cols, row) + "\n")
 	}
-	fmt.Fprint(t.Out, b.String())
+	t.print(b.String())
 }
 
 type column struct {
@@ -133,7 +133,8 @@ func cut(s string, width int) string {
 }
 
 // KeyValues prints "name: value" for each pair, with the values under each
-// other. A pair with an empty value is left out. Values are never cut.
+// other. A pair with an empty value is left out. Values are never cut; on a
+// terminal they are wrapped between words.
 func (t *Terminal) KeyValues(pairs ...string) {
 	if t.JSON {
 		return
@@ -151,8 +152,33 @@ func (t *Terminal) KeyValues(pairs ...string) {
 			continue
 		}
 		pad := strings.Repeat(" ", width-uniseg.StringWidth(name)+2)
-		fmt.Fprintln(t.Out, name+":"+pad[1:]+value)
+		t.print(name + ":" + pad[1:] + t.hang(value, width+2) + "\n")
 	}
+}
+
+// hang wraps a text that begins in the column indent, so that all of its lines
+// begin there. Words are left whole, whatever their length: they are copied.
+func (t *Terminal) hang(s string, indent int) string {
+	const least = 20 // columns of text in which wrapping makes sense
+	room := t.width() - indent
+	if !t.OutTTY || room < least {
+		return s
+	}
+	var b strings.Builder
+	used := 0
+	for i, word := range strings.Split(s, " ") {
+		w := uniseg.StringWidth(word)
+		if i > 0 && used+1+w > room {
+			b.WriteString("\n" + strings.Repeat(" ", indent))
+			used = 0
+		} else if i > 0 {
+			b.WriteString(" ")
+			used++
+		}
+		b.WriteString(word)
+		used += w
+	}
+	return b.String()
 }
 
 // HumanBytes is n in powers of 1000 with two or three digits: "999 B", "1.5 kB",

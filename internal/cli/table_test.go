@@ -119,6 +119,24 @@ Größe:  12 MB\n
 `, out.String())
 }
 
+func TestKeyValuesWrap(t *testing.T) {
+	pairs := []string{"finding", "workflow_holds_key: the file was left out of the archive", "path", "/var/lib/docker/volumes/n8n_data/_data/database.sqlite kept"}
+	term, out, _ := screen()
+	term.Width, term.OutTTY = 40, true
+	term.KeyValues(pairs...)
+	diff(t, `finding: workflow_holds_key: the file
+         was left out of the archive
+path:    /var/lib/docker/volumes/n8n_data/_data/database.sqlite
+         kept
+`, out.String())
+	for _, narrow := range []*Terminal{{Width: 40}, {Width: 25, OutTTY: true}} {
+		narrow.Out = out
+		out.Reset()
+		narrow.KeyValues(pairs...)
+		diff(t, "finding: "+pairs[1]+"\npath:    "+pairs[3]+"\n", out.String())
+	}
+}
+
 func TestHumanBytes(t *testing.T) {
 	for n, want := range map[int64]string{
 		0: "0 B", 999: "999 B", 1000: "1.0 kB", 1499: "1.5 kB", 9949: "9.9 kB", 9950: "10 kB", 12345: "12 kB", 999_499: "999 kB", 999_500: "1.0 MB",

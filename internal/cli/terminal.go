@@ -39,6 +39,7 @@ type Terminal struct {
 	Width                 int              // columns that text may take; 0 means 80
 	Now                   func() time.Time // nil: time.Now
 
+	outErr     error                                      // the first error of writing to Out
 	bar        atomic.Pointer[Progress]                   // the bar that is on the screen
 	readSecret func(prompt string) (secret.String, error) // nil: reads from In without echo
 }
@@ -75,13 +76,21 @@ func (t *Terminal) now() time.Time {
 	return t.Now()
 }
 
+// print writes to Out; after an error nothing more is written, so that what is
+// there is the beginning of the whole.
+func (t *Terminal) print(s string) {
+	if t.outErr == nil {
+		_, t.outErr = io.WriteString(t.Out, s)
+	}
+}
+
 // Line prints one line of text.
 func (t *Terminal) Line(s string) {
 	if t.JSON {
 		return
 	}
 	t.clearBar()
-	fmt.Fprintln(t.Out, strings.TrimRight(printable(s), " "))
+	t.print(strings.TrimRight(printable(s), " ") + "\n")
 }
 
 // Warn prints a warning to Err, unless Quiet.
