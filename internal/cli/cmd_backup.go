@@ -226,6 +226,7 @@ Exit codes: 0 sound, 4 sound but degraded, 12 wrong instance key, 13 damaged,
 }
 
 func (c *commands) printVerified(doc *api.Verified) {
+	c.warn(doc.Warnings)
 	pairs := []string{"archive", doc.ID, "level", doc.Level, "state", doc.State, "signer", doc.Signer, "size", HumanBytes(doc.Size)}
 	if doc.Entries > 0 {
 		pairs = append(pairs, "entries", fmt.Sprintf("all %d as in the manifest", doc.Entries))
