@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 
@@ -31,7 +32,8 @@ func (t *Terminal) AskSecret(prompt string) (secret.String, error) {
 	if err != nil {
 		return secret.String{}, problem.Wrap(problem.Unexpected, err, "preparing the terminal").WithHint("%s", asFile)
 	}
-	b, err := interruptible(func() { term.Restore(fd, before) }, func() ([]byte, error) { return term.ReadPassword(fd) })
+	gone := func() bool { _, err := term.GetState(fd); return err != nil }
+	b, err := interruptible(gone, func() { term.Restore(fd, before) }, func() ([]byte, error) { return term.ReadPassword(fd) })
 	fmt.Fprintln(t.Err)
 	switch {
 	case errors.Is(err, errInterrupted):
@@ -54,8 +56,10 @@ func interrupted() error {
 
 // interruptible runs read, which blocks on the terminal, until it returns or the
 // process is told to end. In the second case restore is called, and read is left
-// behind: a blocked read of a terminal cannot be woken, and the process ends.
-func interruptible[T any](restore func(), read func() (T, error)) (T, error) {
+// behind: a blocked read of a terminal cannot be woken, and the process ends. A
+// terminal that is gone counts as the end of its input: reading one that was hung
+// up may return nothing for ever.
+func interruptible[T any](gone func() bool, restore func(), read func() (T, error)) (T, error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
@@ -68,14 +72,20 @@ func interruptible[T any](restore func(), read func() (T, error)) (T, error) {
 		v, err := read()
 		done <- result{v, err}
 	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-signals:
-		if restore != nil {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	var zero T
+	for {
+		select {
+		case r := <-done:
+			return r.value, r.err
+		case <-signals:
 			restore()
+			return zero, errInterrupted
+		case <-tick.C:
+			if gone() {
+				return zero, io.EOF
+			}
 		}
-		var zero T
-		return zero, errInterrupted
 	}
 }

@@ -140,9 +140,19 @@ func TestInterruptibleRestores(t *testing.T) {
 	restored := false
 	in := interrupting{make(chan struct{})}
 	defer close(in.release)
-	_, err := interruptible(func() { restored = true }, func() (string, error) { _, err := in.Read(nil); return "", err })
+	_, err := interruptible(func() bool { return false }, func() { restored = true }, func() (string, error) { _, err := in.Read(nil); return "", err })
 	if !errors.Is(err, errInterrupted) || !restored {
 		t.Errorf("%v, restored %v", err, restored)
+	}
+}
+
+// A read that never returns does not keep a command on a terminal that is gone.
+func TestInterruptibleTerminalGone(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	_, err := interruptible(func() bool { return true }, func() {}, func() (string, error) { <-release; return "", nil })
+	if err != io.EOF {
+		t.Error(err)
 	}
 }
 
