@@ -66,7 +66,12 @@ func (a *App) instance(o InstanceOptions) (*instance, error) {
 		in.database = db
 	}
 	if in.dir == "" && db == "" {
-		if in.dir = n8nhome.DefaultDir(a.Env); in.dir == "" || !isDir(in.dir) {
+		in.dir = n8nhome.DefaultDir(a.Env)
+		if in.dir == "" {
+			return nil, problem.New(problem.Usage, "no n8n named, and neither HOME nor N8N_USER_FOLDER says where one could be").
+				WithHint("give the folder that holds n8n's config and database.sqlite with --n8n-dir DIR")
+		}
+		if !isDir(in.dir) {
 			return nil, problem.New(problem.Usage, "no n8n found: neither --n8n-dir nor a configuration names one, and %q does not exist", in.dir).
 				WithHint("give the folder that holds n8n's config and database.sqlite with --n8n-dir DIR")
 		}

@@ -116,7 +116,7 @@ func (w *Work) Need(n int64) error {
 	if err := syscall.Statfs(w.Dir, &st); err != nil {
 		return nil // not knowable here; a full disk is met when writing
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < n {
+	if free := int64(st.Bavail) * int64(st.Bsize); free < n {
 		return problem.New(problem.Usage, "the work folder needs %d MiB for a private copy of the database and has %d MiB free", n>>20, free>>20).
 			WithHint("choose a larger file system with --work-dir, or leave finished executions out with --history none")
 	}
