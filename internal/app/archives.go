@@ -34,7 +34,7 @@ func (a *App) trust(o ArchiveOptions) (backup.Trust, error) {
 	for _, s := range append(append([]string{}, a.conf.Signers...), o.Signers...) {
 		signer, err := archive.ParseSigner(s)
 		if err != nil {
-			return t, problem.Wrap(problem.Usage, err, "signer %q", s).WithHint("it is ed25519: and 44 characters; \"n8keep status\" on the host that takes the backups prints it")
+			return t, (&problem.Error{Kind: problem.Usage, Err: err}).WithHint("it is ed25519: and 44 characters; \"n8keep status\" on the host that takes the backups prints it")
 		}
 		t.Signers = append(t.Signers, signer)
 	}

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -94,6 +95,9 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	doc = &api.Backup{Archive: archiveDoc(s, archive.SignerOf(signing), true), LastMigration: s.LastMigration, SHA256: s.SHA256, Target: res.Target,
 		KeySource: key.source, OtherSources: list(key.others), Findings: findingDocs(res.Findings), Failures: failureDocs(res.Failures),
 		Warnings: append(list(key.warnings), res.Warnings...), Seconds: res.Elapsed.Seconds()}
+	if info, err := os.Stat(keyPath); err == nil && info.Mode().Perm()&0o077 != 0 {
+		doc.Warnings = append(doc.Warnings, "the signing key "+keyPath+" can be read by others: chmod 600 it")
+	}
 	if made {
 		doc.Warnings = append(doc.Warnings, "a signing key was made in "+keyPath+"; where else archives are to be verified, trust "+archive.SignerOf(signing).String())
 	}

@@ -62,6 +62,9 @@ func (a *App) instance(o InstanceOptions) (*instance, error) {
 	}
 	if strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://") {
 		in.dsn = db
+	} else if strings.Contains(db, "://") {
+		return nil, problem.New(problem.Usage, "--database takes a SQLite file or postgres://..., not %q", db[:strings.Index(db, "://")]+"://...").
+			WithHint("n8n itself works with SQLite and PostgreSQL only (from 2.0)")
 	} else {
 		in.database = db
 	}

@@ -31,10 +31,7 @@ type RestoreOptions struct {
 // Restore puts an archive back, or says how it would.
 func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions, r RestoreOptions) (doc *api.Restore, err error) {
 	start := a.Now()
-	switch {
-	case r.To == "":
-		return nil, problem.New(problem.Usage, "no folder to restore to").WithHint("give n8n's folder with --to DIR")
-	case strings.Contains(r.To, "://"):
+	if strings.Contains(r.To, "://") {
 		return nil, problem.New(problem.Usage, "--to takes a folder in this version, not %q", strings.SplitN(r.To, ":", 2)[0]+"://...").
 			WithHint("give n8n's folder; archives of this version hold SQLite databases")
 	}

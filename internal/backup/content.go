@@ -22,8 +22,6 @@ import (
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
-func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
-
 // write puts everything but the manifest into the archive: the database first,
 // so that "tar x" shows it soon.
 func (t *take) write(ctx context.Context, w *archive.Writer) error {

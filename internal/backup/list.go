@@ -127,7 +127,7 @@ func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.
 		return signed, problem.Wrap(problem.Usage, err, "sidecar of %q", id).WithHint("use the n8keep that wrote it, or a newer one")
 	case err != nil:
 		return signed, problem.Wrap(problem.Untrusted, err, "sidecar of %q", id).
-			WithHint("it was damaged or forged; take another archive: \"n8keep backup list --target %s\"", store.Properties().Location)
+			WithHint("it was damaged or forged; take another archive: \"n8keep backup list --target %s\"", flagValue(store.Properties().Location))
 	}
 	return signed, nil
 }
@@ -167,7 +167,7 @@ func Find(ctx context.Context, store blob.Store, trust Trust, ref, instance stri
 
 func notThere(store blob.Store, ref string) error {
 	return problem.New(problem.NotFound, "no archive %q in the target", ref).
-		WithHint("see what is there: \"n8keep backup list --target %s\"", store.Properties().Location)
+		WithHint("see what is there: \"n8keep backup list --target %s\"", flagValue(store.Properties().Location))
 }
 
 func latest(ctx context.Context, store blob.Store, trust Trust, instance string) (archive.ID, error) {
@@ -185,7 +185,7 @@ func latest(ctx context.Context, store blob.Store, trust Trust, instance string)
 			newest = l.ID
 		case l.ID.Instance() != newest.Instance():
 			return "", problem.New(problem.Usage, "the target holds archives of several instances, %q and %q among them", newest.Instance(), l.ID.Instance()).
-				WithHint("choose with --instance NAME, or give the id: \"n8keep backup list --target %s\"", store.Properties().Location)
+				WithHint("choose with --instance NAME, or give the id: \"n8keep backup list --target %s\"", flagValue(store.Properties().Location))
 		}
 	}
 	switch {

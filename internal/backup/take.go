@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,7 +42,7 @@ func Create(ctx context.Context, cfg Config) (*Result, error) {
 		cfg.Now = time.Now
 	}
 	if err := archive.CheckInstanceName(cfg.Instance); err != nil {
-		return nil, problem.Wrap(problem.Usage, err, "instance %q", cfg.Instance).WithHint("choose a name with --instance")
+		return nil, (&problem.Error{Kind: problem.Usage, Err: err}).WithHint("choose a name with --instance")
 	}
 	kind, err := archive.RecipientKind(cfg.Recipients)
 	if err != nil {
@@ -235,7 +238,7 @@ func (t *take) commit(ctx context.Context, s archive.Sidecar) error {
 		return problem.Wrap(problem.Unexpected, err, "signing the sidecar")
 	}
 	failpoint.Hit("backup.sidecar")
-	if _, err := t.Store.Put(ctx, s.ID.SidecarName(), bytesReader(signed)); err != nil {
+	if _, err := t.Store.Put(ctx, s.ID.SidecarName(), bytes.NewReader(signed)); err != nil {
 		return targetProblem(err, t.Store, "writing the sidecar of %q", s.ID).
 			WithHint("the archive itself is stored but does not count without its sidecar; run the backup again")
 	}
@@ -292,7 +295,7 @@ func (u *upload) wait() error {
 func (u *upload) finish() error {
 	u.Close()
 	if err := u.wait(); err != nil {
-		return targetProblem(err, u.store, "storing %q", u.name)
+		return targetProblem(err, u.store, "writing the archive")
 	}
 	return nil
 }
@@ -311,21 +314,31 @@ func (u *upload) explain(err error) error {
 		return problem.New(problem.Unreachable, "storing %q: the target took only a part of it and reported success", u.name).
 			WithHint("do not rely on this target; what it holds under that name is incomplete and not listed as a backup")
 	case !errors.Is(put, errAborted):
-		return targetProblem(put, u.store, "storing %q", u.name)
+		return targetProblem(put, u.store, "writing the archive")
 	}
 	return err
 }
 
 // targetProblem gives an error of a store its kind and the next step.
 func targetProblem(err error, store blob.Store, format string, args ...any) *problem.Error {
-	where := store.Properties().Location
+	where := flagValue(store.Properties().Location)
 	switch {
 	case errors.Is(err, context.Canceled):
-		return problem.Wrap(problem.Interrupted, err, format, args...)
+		return problem.New(problem.Interrupted, format+": interrupted", args...).WithHint("run the command again; what it had begun counts for nothing and is removed")
 	case errors.Is(err, blob.ErrNotFound):
 		return problem.Wrap(problem.NotFound, err, format, args...).WithHint("see what is there: \"n8keep backup list --target %s\"", where)
 	case errors.Is(err, os.ErrPermission):
-		return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("this user may not write to %q", where)
+		return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("this user has not the rights for it in %s", where)
 	}
-	return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("check the target %q: free space, permissions, mount", where)
+	return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("check the target %s: free space, permissions, mount", where)
 }
+
+// flagValue writes a path so that a shell takes it as one word.
+func flagValue(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./~-]+$`)

@@ -202,7 +202,7 @@ func (v *verifier) checkSum() error {
 
 func (v *verifier) damaged(err error) *problem.Error {
 	return &problem.Error{Kind: problem.Damaged, Msg: fmt.Sprintf("archive %q is damaged%s", v.ID, strings.TrimPrefix(": "+err.Error(), ": damaged")), Err: err,
-		Hint: fmt.Sprintf("nothing was written; take another archive: \"n8keep backup list --target %s\"", v.Store.Properties().Location)}
+		Hint: fmt.Sprintf("nothing was written; take another archive: \"n8keep backup list --target %s\"", flagValue(v.Store.Properties().Location))}
 }
 
 // unpack reads the archive to its authenticated end, keeps the entries that keep

@@ -7,6 +7,7 @@ import (
 
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/app"
+	"github.com/n8keep/n8keep/internal/problem"
 )
 
 func (c *commands) restoreCmd() *cobra.Command {
@@ -30,6 +31,9 @@ key, 13 damaged, 15 no identity opens it, 16 signature forged or signer unknown.
 				return err
 			}
 			c.archive.ID = args[0]
+			if o.To == "" {
+				return problem.New(problem.Usage, "no folder to restore to").WithHint("give n8n's folder with --to DIR")
+			}
 			if err := c.identities(); err != nil {
 				return err
 			}

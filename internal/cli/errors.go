@@ -57,7 +57,11 @@ func failure(err error) api.Failure {
 			msg += ": interrupted"
 		}
 	}
-	return api.Failure{Error: api.Error{Kind: string(kind), Message: msg, Hint: problem.HintOf(err), Exit: kind.Exit()}}
+	hint := problem.HintOf(err)
+	if kind == problem.Interrupted && hint == "" {
+		hint = "run the command again; nothing is left half-written"
+	}
+	return api.Failure{Error: api.Error{Kind: string(kind), Message: msg, Hint: hint, Exit: kind.Exit()}}
 }
 
 // oneLine joins the lines of several errors.

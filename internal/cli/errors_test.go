@@ -12,6 +12,8 @@ import (
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
+const again = "n8keep: hint: run the command again; nothing is left half-written\n"
+
 func TestFail(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -32,9 +34,9 @@ n8keep: hint: find it with "n8keep key find --n8n-dir ~/.n8n --candidate FILE"
 		{"joined", errors.Join(errors.New("first"), errors.New("second")), 1, "n8keep: error: first; second\n"},
 		{"control characters", problem.New(problem.NotFound, "no archive a\x1b[2J\u202e").WithHint("try \x07"), 10,
 			`n8keep: error: no archive a\x1b[2J\u202e` + "\n" + `n8keep: hint: try \a` + "\n"},
-		{"interrupted", context.Canceled, 130, "n8keep: error: interrupted\n"},
-		{"interrupted inside", fmt.Errorf("reading: %w", context.Canceled), 130, "n8keep: error: reading: interrupted\n"},
-		{"interrupted with words", problem.New(problem.Interrupted, "stopped before the swap"), 130, "n8keep: error: stopped before the swap\n"},
+		{"interrupted", context.Canceled, 130, "n8keep: error: interrupted\n" + again},
+		{"interrupted inside", fmt.Errorf("reading: %w", context.Canceled), 130, "n8keep: error: reading: interrupted\n" + again},
+		{"interrupted with words", problem.New(problem.Interrupted, "stopped before the swap"), 130, "n8keep: error: stopped before the swap\n" + again},
 		{"nothing", nil, 0, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -11,7 +11,6 @@ package durable
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -122,21 +121,6 @@ func (f *File) Abort() {
 	os.Remove(f.Name())
 }
 
-// Rename renames a file and syncs the folders it left and reached.
-func Rename(from, to string) error {
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	failpoint.Hit("durable.renamed")
-	if err := SyncDir(filepath.Dir(to)); err != nil {
-		return err
-	}
-	if filepath.Dir(from) != filepath.Dir(to) {
-		return SyncDir(filepath.Dir(from))
-	}
-	return nil
-}
-
 // SyncDir makes the names in a folder durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -149,33 +133,6 @@ func SyncDir(dir string) error {
 	}
 	failpoint.Hit("durable.dir-synced")
 	return nil
-}
-
-// LinkOrCopy makes to a second name of the file from, or, where the file system
-// has no hard links, a synced copy with the same mode. to must not exist.
-func LinkOrCopy(from, to string) error {
-	err := os.Link(from, to)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	info, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	dst, err := Create(to, info.Mode().Perm())
-	if err != nil {
-		return err
-	}
-	defer dst.Abort()
-	if _, err := io.Copy(dst, src); err != nil {
-		return fmt.Errorf("copying %q: %w", from, err)
-	}
-	return dst.CommitNew()
 }
 
 func unwrapPath(err error) error {

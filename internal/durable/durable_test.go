@@ -76,26 +76,6 @@ func TestCreateInMissingFolder(t *testing.T) {
 	}
 }
 
-func TestLinkOrCopyAndRename(t *testing.T) {
-	dir := t.TempDir()
-	a, b, c := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")
-	if err := WriteFile(a, []byte("x"), 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if err := LinkOrCopy(a, b); err != nil {
-		t.Fatal(err)
-	}
-	if err := LinkOrCopy(a, b); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("second link: %v", err)
-	}
-	if err := Rename(b, c); err != nil {
-		t.Fatal(err)
-	}
-	if got, _ := os.ReadFile(c); string(got) != "x" {
-		t.Errorf("content %q", got)
-	}
-}
-
 func noTemps(t *testing.T, dir string) {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(dir, TempPrefix+"*"))

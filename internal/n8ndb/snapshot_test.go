@@ -723,7 +723,7 @@ func TestSnapshotRefusals(t *testing.T) {
 		text, hint         string
 	}{
 		{name: "missing", source: "/nonexistent/database.sqlite", kind: problem.NotFound, text: `there is no database at "/nonexistent/database.sqlite"`,
-			hint: "name the folder that holds database.sqlite with --n8n-dir"},
+			hint: "name the folder that holds database.sqlite with --n8n-dir, or the file itself with --database"},
 		{name: "empty", source: write("empty", nil), kind: problem.Damaged, text: "SOURCE is empty"},
 		{name: "not a database", source: write("text", []byte(strings.Repeat("hello ", 100))), kind: problem.Damaged,
 			text: "SOURCE is not an SQLite database, or it is encrypted"},

@@ -96,7 +96,7 @@ func readHeader(path string) (header, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, problem.New(problem.NotFound, "there is no database at %q", path).
-			WithHint("name the folder that holds database.sqlite with --n8n-dir")
+			WithHint("name the folder that holds database.sqlite with --n8n-dir, or the file itself with --database")
 	case errors.Is(err, fs.ErrPermission):
 		return nil, problem.New(problem.Usage, "permission denied for %q", path).
 			WithHint("run as the user that runs n8n, or as root")

@@ -70,7 +70,7 @@ func TestOpenSQLiteErrors(t *testing.T) {
 		text, hint string
 	}{
 		"missing": {n8ndb.SQLiteConfig{Path: filepath.Join(dir, "none.sqlite")}, problem.NotFound,
-			`there is no database at "DIR/none.sqlite"`, "name the folder that holds database.sqlite with --n8n-dir"},
+			`there is no database at "DIR/none.sqlite"`, "name the folder that holds database.sqlite with --n8n-dir, or the file itself with --database"},
 		"folder": {n8ndb.SQLiteConfig{Path: dir}, problem.Usage, `"DIR" is a folder, not a database file`, `n8n's database is usually "DIR/database.sqlite"`},
 		"empty":  {n8ndb.SQLiteConfig{Path: write(t, filepath.Join(dir, "empty"), "")}, problem.Damaged, `"DIR/empty" is empty`, ""},
 		"text": {n8ndb.SQLiteConfig{Path: write(t, filepath.Join(dir, "text"), strings.Repeat("no database ", 20))}, problem.Damaged,

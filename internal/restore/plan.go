@@ -115,7 +115,7 @@ func (p *Plan) describe(owner *Owner) {
 	for _, dir := range t.missing {
 		step(dir, 0, "make the folder")
 	}
-	step(filepath.Join(t.dir, stagingPrefix+string(p.ID)), cfg.PlainSize, "unpack archive %s beside, and prove every entry, the database and its %d secrets", p.ID, cfg.Sidecar.Secrets)
+	step(filepath.Join(t.dir, stagingPrefix+string(p.ID)), cfg.PlainSize, "unpack archive %s beside, and prove every entry, the database and its %d encrypted values", p.ID, cfg.Sidecar.SecretsOpened+cfg.Sidecar.SecretsFailed)
 	if t.size >= 0 {
 		p.Replaces = t.size
 		p.SafetyCopy = filepath.Join(t.dir, freeName(t.dir, t.database+keptInfix+string(p.ID)))
@@ -142,7 +142,7 @@ func (p *Plan) describe(owner *Owner) {
 		p.Owner = *owner
 	}
 	if cfg.Sidecar.State == archive.StateDegraded {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("the backup is degraded: %d of %d secrets did not open when it was taken", cfg.Sidecar.SecretsFailed, cfg.Sidecar.Secrets))
+		p.Warnings = append(p.Warnings, fmt.Sprintf("the backup is degraded: %d of %d encrypted values did not open when it was taken", cfg.Sidecar.SecretsFailed, cfg.Sidecar.SecretsOpened+cfg.Sidecar.SecretsFailed))
 	}
 	if owner == nil && t.owner.UID != p.Owner.UID {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("%q belongs to uid %d, but what is restored will belong to uid %d; only root can change that", t.base, t.owner.UID, p.Owner.UID))
