@@ -152,10 +152,8 @@ func (s *Store) probe() error {
 	return nil
 }
 
-func (s *Store) copy(ctx context.Context, w *durable.File, r io.Reader) error {
-	const piece = 8 << 20 // is written back at a time
+func (s *Store) copy(ctx context.Context, w io.Writer, r io.Reader) error {
 	buf := make([]byte, 1<<20)
-	var written, begun int64
 	for {
 		n, readErr := fill(ctx, r, buf)
 		if readErr != nil && readErr != io.EOF {
@@ -169,10 +167,6 @@ func (s *Store) copy(ctx context.Context, w *durable.File, r io.Reader) error {
 				return unwrapPath(err)
 			}
 			failpoint.Hit("fileblob.written")
-			if written += int64(n); written-begun >= piece {
-				writeback(w.File, begun, written-begun)
-				begun = written
-			}
 		}
 		if readErr == io.EOF {
 			return nil

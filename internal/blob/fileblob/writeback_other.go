@@ -1,7 +1,0 @@
-//go:build !linux
-
-package fileblob
-
-import "os"
-
-func writeback(*os.File, int64, int64) {}
