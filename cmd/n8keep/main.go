@@ -6,7 +6,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/n8keep/n8keep/internal/cli"
@@ -20,10 +19,6 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	// n8keep works beside an n8n: less memory for a little more CPU.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
 	term := cli.NewTerminal(os.Stdin, os.Stdout, os.Stderr, os.LookupEnv)
 	return cli.Run(ctx, cli.Config{Version: version, Term: term}, os.Args[1:])
 }
