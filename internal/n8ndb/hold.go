@@ -170,6 +170,15 @@ func (h *Held) busy(who string, cause error) error {
 // could not be looked at is appended to gaps.
 func (h *Held) refuseOpeners(gaps *[]string) error {
 	openers, unseen, err := holdOpeners(h.cfg.Proc, h.path)
+	// A child that this process is starting has a copy of every descriptor of
+	// ours, until it runs its program a moment later.
+	for range 200 {
+		if err != nil || !slices.ContainsFunc(openers, func(o holdOpener) bool { return o.starting }) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+		openers, unseen, err = holdOpeners(h.cfg.Proc, h.path)
+	}
 	if err != nil {
 		return problem.Wrap(problem.Unexpected, snapCause(err), "looking for users of database %q", h.path)
 	}

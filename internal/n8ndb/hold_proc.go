@@ -14,8 +14,9 @@ import (
 
 // holdOpener is a process that has a file of the database open.
 type holdOpener struct {
-	pid     int
-	command string
+	pid      int
+	command  string
+	starting bool // a child of this process that still runs our program
 }
 
 func (o holdOpener) String() string { return fmt.Sprintf("process %d (%s)", o.pid, o.command) }
@@ -62,6 +63,7 @@ func holdOpeners(proc, path string) (openers []holdOpener, gaps []string, err er
 		if pid == self {
 			continue
 		}
+		starting := holdStarting(proc, e.Name()) // before its files are looked at: it may go on meanwhile
 		fds, err := os.ReadDir(filepath.Join(proc, e.Name(), "fd"))
 		if errors.Is(err, fs.ErrPermission) {
 			refused++
@@ -74,7 +76,7 @@ func holdOpeners(proc, path string) (openers []holdOpener, gaps []string, err er
 				continue
 			}
 			if id, ok := holdInodeOf(info); ok && wanted[id] {
-				openers = append(openers, holdOpener{pid, holdCommand(proc, e.Name())})
+				openers = append(openers, holdOpener{pid, holdCommand(proc, e.Name()), starting})
 				break
 			}
 		}
@@ -90,6 +92,26 @@ func holdOpeners(proc, path string) (openers []holdOpener, gaps []string, err er
 		gaps = append(gaps, "processes outside this container cannot be seen")
 	}
 	return openers, gaps, nil
+}
+
+// holdStarting reports whether a process is a child of this one and has not yet
+// run a program of its own.
+func holdStarting(proc, pid string) bool {
+	stat, err := os.ReadFile(filepath.Join(proc, pid, "stat"))
+	if err != nil {
+		return false
+	}
+	// pid (comm) state ppid: the name may hold anything, parentheses included.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 2 || fields[1] != strconv.Itoa(os.Getpid()) {
+		return false
+	}
+	own, err := os.Stat(filepath.Join(proc, "self", "exe"))
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Stat(filepath.Join(proc, pid, "exe"))
+	return err == nil && os.SameFile(own, theirs)
 }
 
 // holdCommand is the process's short name: its command line may hold secrets.
