@@ -38,6 +38,16 @@ type Info struct {
 	Name    string
 	Size    int64     // bytes
 	ModTime time.Time // the store's own clock, not the writer's
+
+	// ETag differs when the content does; "" when the store has none. It is not a
+	// checksum.
+	ETag string
+	// LockedUntil is when the store lets anybody delete the object; zero when it
+	// may be deleted now, or the store does not say.
+	LockedUntil time.Time
+	// Altered says what somebody did to the object after it was put, in words, ""
+	// for nothing. A store with versions still yields the object as it was put.
+	Altered string
 }
 
 // Properties says what a store can do.
@@ -48,8 +58,8 @@ type Properties struct {
 	// across machines. Without it a caller must not rely on ErrExists between
 	// machines.
 	AtomicPut bool
-	// Versioned says that overwritten and deleted objects remain readable to
-	// those who know how to ask.
+	// Versioned says that overwritten and deleted objects remain readable: the
+	// store yields what was put first.
 	Versioned bool
 }
 
