@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 
 // cluster is one running server: dir holds its data and its socket.
 type cluster struct {
+	major    int
 	dir      string
 	port     int
 	password string
@@ -42,25 +44,60 @@ func (c *cluster) dsn(database string) string {
 	return u.String()
 }
 
-// programs finds the newest versioned directory of Debian's packaging.
-func programs() (string, error) {
+// packaged lists the servers of scripts/install-servers, which have no other programs than the server's own.
+func packaged() []int { return []int{16, 17, 18} }
+
+// programs finds the newest versioned directory of Debian's packaging, and says which major version it has.
+func programs() (dir string, major int, err error) {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	best, dir := 0, ""
 	for _, f := range found {
 		d := filepath.Dir(f)
-		if v, err := strconv.Atoi(filepath.Base(filepath.Dir(d))); err == nil && v > best {
-			best, dir = v, d
+		if v, err := strconv.Atoi(filepath.Base(filepath.Dir(d))); err == nil && v > major {
+			major, dir = v, d
 		}
 	}
-	if best < 15 {
-		return "", errors.New(`no PostgreSQL 15 or newer under /usr/lib/postgresql: run "scripts/setup"`)
+	if major < 15 {
+		return "", 0, errors.New(`no PostgreSQL 15 or newer under /usr/lib/postgresql: run "scripts/setup"`)
 	}
-	return dir, nil
+	return dir, major, nil
+}
+
+// serverPrograms is the directory of initdb and postgres of a major version.
+func serverPrograms(major int) (string, error) {
+	if dir, debian, err := programs(); err == nil && debian == major {
+		return dir, nil
+	}
+	cache := os.Getenv("N8KEEP_CACHE")
+	if cache == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("finding the cache of test servers: %w", err)
+		}
+		cache = filepath.Join(home, ".cache", "n8keep")
+	}
+	found, _ := filepath.Glob(filepath.Join(cache, "servers", fmt.Sprintf("postgres%d-%d.*", major, major), "bin", "initdb"))
+	if len(found) == 0 {
+		return "", fmt.Errorf(`no PostgreSQL %d in %s: run "scripts/install-servers postgres%d"`, major, filepath.Join(cache, "servers"), major)
+	}
+	slices.SortFunc(found, func(a, b string) int { return len(a) - len(b) + strings.Compare(a, b) })
+	return filepath.Dir(found[len(found)-1]), nil
+}
+
+// reachable says whether any user may run what is in dir.
+func reachable(dir string) bool {
+	for ; ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode()&1 == 0 {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+	}
 }
 
 // start makes and starts a cluster. Another program may take the free port first, so it tries a few.
-func start() (*cluster, error) {
-	bin, err := programs()
+func start(major int) (*cluster, error) {
+	bin, err := serverPrograms(major)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +110,15 @@ func start() (*cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
-	c := &cluster{dir: dir, password: rand.Text()}
+	c := &cluster{major: major, dir: dir, password: rand.Text()}
+	if cred != nil && !reachable(bin) {
+		// The user postgres may not look into root's home, where the cache is: it gets a copy.
+		own := filepath.Join(dir, "programs")
+		if err := os.CopyFS(own, os.DirFS(filepath.Dir(bin))); err != nil {
+			return nil, errors.Join(fmt.Errorf("copying PostgreSQL %d: %w", major, err), os.RemoveAll(dir))
+		}
+		bin = filepath.Join(own, "bin")
+	}
 	if err := c.initialise(bin, cred); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -7,6 +7,9 @@
 //
 //	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 //
+// NewVersion does the same on a server of another major version, from scripts/install-servers; Versions lists them.
+// Those servers come without pg_dump, pg_restore and psql. Role is for code that must do without a superuser.
+//
 // The kernel kills the server when the test binary dies, however it dies; the directory a killed binary left is removed
 // by the next one. PostgreSQL refuses to run as root, so for root everything runs as the system user postgres.
 //
@@ -15,12 +18,16 @@ package pgtest
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,20 +39,36 @@ import (
 // User is the superuser that every DSN of this package logs in as.
 const User = "postgres"
 
-// shared is the one server of a test binary; refs counts who needs it.
+// shared holds the servers of a test binary by major version; refs counts who needs one. With keep, each server stays
+// until Main ends.
 var shared struct {
 	sync.Mutex
+	keep    bool
+	servers map[int]*server
+}
+
+type server struct {
 	refs int
 	c    *cluster
 }
 
-var databases atomic.Int64
+var databases, roles atomic.Int64
 
 // New returns the URL of a fresh, empty UTF-8 database, dropped when the test ends.
 // It may be called from several tests at once.
 func New(t testing.TB) string {
 	t.Helper()
-	c := use(t)
+	_, major, err := programs()
+	if err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	return NewVersion(t, major)
+}
+
+// NewVersion is New on a server of the given major version, one of Versions.
+func NewVersion(t testing.TB, major int) string {
+	t.Helper()
+	c := use(t, major)
 	name := fmt.Sprintf("n8k_%d", databases.Add(1))
 	if err := c.admin(`CREATE DATABASE ` + name); err != nil {
 		t.Fatalf("pgtest: %v", err)
@@ -56,6 +79,47 @@ func New(t testing.TB) string {
 		}
 	})
 	return c.dsn(name)
+}
+
+// Versions lists the major versions that NewVersion takes, ascending: that of Debian, which New uses, and those of
+// scripts/install-servers.
+func Versions() []int {
+	all := packaged()
+	if _, major, err := programs(); err == nil {
+		all = append(all, major)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Role makes a login role without any power but the options of CREATE ROLE that are given ("CREATEDB"), hands it the
+// database of dsn and the schema public in it, as providers of managed servers do, and returns the URL with which it
+// logs in. The role lives as long as the server.
+func Role(t testing.TB, dsn string, options string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatalf("pgtest: parsing own address: %v", err)
+	}
+	name, password := fmt.Sprintf("role_%d", roles.Add(1)), rand.Text()
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatalf("pgtest: connecting to the test server: %v", err)
+	}
+	defer conn.Close(ctx)
+	for _, statement := range []string{
+		`CREATE ROLE ` + name + ` LOGIN NOSUPERUSER PASSWORD '` + password + `' ` + options,
+		`ALTER DATABASE ` + pgx.Identifier{u.Path[1:]}.Sanitize() + ` OWNER TO ` + name,
+		`ALTER SCHEMA public OWNER TO ` + name,
+	} {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			t.Fatalf("pgtest: making a role: %v", err)
+		}
+	}
+	u.User = url.UserPassword(name, password)
+	return u.String()
 }
 
 // Restore returns the URL of a fresh database that holds the pg_dump file dump (custom, directory or tar format), loaded
@@ -90,73 +154,95 @@ func SocketDSN(t testing.TB, dsn string) string {
 	}
 	shared.Lock()
 	defer shared.Unlock()
-	if shared.c == nil {
-		t.Fatal("pgtest: SocketDSN before New")
+	dir := ""
+	for _, s := range shared.servers {
+		if strconv.Itoa(s.c.port) == u.Port() {
+			dir = s.c.dir
+		}
+	}
+	if dir == "" {
+		t.Fatal("pgtest: SocketDSN of no server that runs")
 	}
 	q := u.Query()
-	q.Set("host", shared.c.dir)
+	q.Set("host", dir)
 	q.Set("port", u.Port())
 	u.Host, u.RawQuery = "", q.Encode()
 	return u.String()
 }
 
-// Program is the path of a PostgreSQL program (pg_dump, psql, ...) of the same release as the server.
+// Program is the path of a PostgreSQL program (pg_dump, psql, ...) of the same release as the server of New.
 func Program(name string) (string, error) {
-	dir, err := programs()
+	dir, _, err := programs()
 	if err != nil {
 		return "", err
 	}
 	return filepath.Join(dir, name), nil
 }
 
-// Main runs the tests of m on one server that outlives each of them, and returns the code for os.Exit.
+// Main runs the tests of m on servers that outlive each of them, and returns the code for os.Exit.
 func Main(m *testing.M) int {
-	c, err := acquire()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	shared.Lock()
+	shared.keep = true
+	shared.Unlock()
+	code := m.Run()
+	shared.Lock()
+	kept := slices.Collect(maps.Keys(shared.servers))
+	shared.Unlock()
+	for _, major := range kept {
+		if err := release(major); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
 	}
-	defer release(c)
-	return m.Run()
+	return code
 }
 
-func use(t testing.TB) *cluster {
+func use(t testing.TB, major int) *cluster {
 	t.Helper()
-	c, err := acquire()
+	c, err := acquire(major)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := release(c); err != nil {
+		if err := release(major); err != nil {
 			t.Error(err)
 		}
 	})
 	return c
 }
 
-func acquire() (*cluster, error) {
+func acquire(major int) (*cluster, error) {
 	shared.Lock()
 	defer shared.Unlock()
-	if shared.c == nil {
-		c, err := start()
+	s := shared.servers[major]
+	if s == nil {
+		c, err := start(major)
 		if err != nil {
 			return nil, fmt.Errorf("pgtest: %w", err)
 		}
-		shared.c = c
+		if shared.servers == nil {
+			shared.servers = map[int]*server{}
+		}
+		s = &server{c: c}
+		if shared.keep {
+			s.refs++
+		}
+		shared.servers[major] = s
 	}
-	shared.refs++
-	return shared.c, nil
+	s.refs++
+	return s.c, nil
 }
 
-func release(c *cluster) error {
+func release(major int) error {
 	shared.Lock()
 	defer shared.Unlock()
-	shared.refs--
-	if shared.refs > 0 {
+	s := shared.servers[major]
+	s.refs--
+	if s.refs > 0 {
 		return nil
 	}
-	shared.c = nil
-	return c.stop()
+	delete(shared.servers, major)
+	return s.c.stop()
 }
 
 // admin runs one statement in the maintenance database.

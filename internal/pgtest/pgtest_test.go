@@ -51,6 +51,47 @@ func TestNew(t *testing.T) {
 	}
 }
 
+func TestVersions(t *testing.T) {
+	if len(Versions()) < 3 {
+		t.Fatalf("only the versions %v", Versions())
+	}
+	for _, major := range Versions() {
+		dsn := NewVersion(t, major)
+		if got, want := query(t, dsn, `SELECT current_setting('server_version')`), strconv.Itoa(major)+"."; !strings.HasPrefix(got, want) {
+			t.Errorf("version %d is %s", major, got)
+		}
+	}
+	_, major, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := query(t, New(t), `SELECT current_setting('server_version')`); !strings.HasPrefix(got, strconv.Itoa(major)) {
+		t.Errorf("New is on %s", got)
+	}
+}
+
+func TestMissingVersion(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("N8KEEP_CACHE", cache)
+	_, err := start(99)
+	want := "no PostgreSQL 99 in " + cache + "/servers: run \"scripts/install-servers postgres99\""
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+func TestRole(t *testing.T) {
+	admin := New(t)
+	dsn := Role(t, admin, "CREATEDB")
+	const powers = `SELECT concat(rolsuper, rolcreatedb, rolcreaterole, rolreplication) FROM pg_roles WHERE rolname=current_user`
+	if got := query(t, dsn, powers); got != "ftff" {
+		t.Errorf("superuser, createdb, createrole, replication: %s", got)
+	}
+	if got := query(t, dsn, `SELECT has_schema_privilege('public', 'CREATE')::text`); got != "true" {
+		t.Error("the owner of the database may not make tables")
+	}
+}
+
 func TestRestore(t *testing.T) {
 	dumps, _ := filepath.Glob("../../testdata/fixtures/*/database.dump")
 	if len(dumps) == 0 {
@@ -80,7 +121,9 @@ func TestKilledBinary(t *testing.T) {
 		dsn := New(t)
 		query(t, dsn, `SELECT 'up'`)
 		shared.Lock()
-		os.Stdout.WriteString(shared.c.dir + "\n")
+		for _, s := range shared.servers {
+			os.Stdout.WriteString(s.c.dir + "\n")
+		}
 		select {}
 	}
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestKilledBinary$")
