@@ -17,6 +17,8 @@
 // is therefore taken only when it belongs to the current user or to root.
 package config
 
+import "time"
+
 // Config is the whole file.
 type Config struct {
 	// Instances are the n8n instances of this host, by the name that archives
@@ -25,7 +27,7 @@ type Config struct {
 	Instances map[string]Instance `yaml:"instances" name:"prod"`
 
 	// Targets are places where archives go, by a name of your choice, which
-	// --target then accepts. Optional: --target also takes a folder.
+	// --target then accepts. Optional: --target also takes a folder or an address.
 	Targets map[string]Target `yaml:"targets" name:"local"`
 
 	// Recipients are the age public keys that archives are encrypted to, all of
@@ -57,6 +59,11 @@ type Config struct {
 	// History says which finished executions a backup keeps: all, none, or those
 	// of a time like 12h, 30d, 2w. Optional: by default all.
 	History string `yaml:"history" flag:"history" kind:"history" example:"30d"`
+
+	// Retention says which archives "backup prune" keeps. Optional: by default
+	// one of each of the last 30 days and one of each of the last 13 weeks, which
+	// is 90 days.
+	Retention Retention `yaml:"retention"`
 
 	// Path is the file this was read from; "" when there was none.
 	Path string `yaml:"-"`
@@ -100,19 +107,76 @@ type Instance struct {
 	// Redact says whether secret values in deployment files are replaced before
 	// they are archived. Optional: by default true.
 	Redact *bool `yaml:"redact" flag:"redact" example:"true"`
+
+	// Targets are names of targets that each backup goes to. Optional: by default
+	// the only target there is.
+	Targets []string `yaml:"targets" flag:"target" kind:"name" example:"local"`
+
+	// Engine says how PostgreSQL is dumped: pg_dump, native (no client program
+	// needed), or auto, which takes pg_dump where one as new as the server is
+	// found. Optional: by default auto.
+	Engine string `yaml:"engine" flag:"engine" kind:"auto|pg_dump|native" example:"native"`
+
+	// PgBin is the folder with pg_dump and pg_restore. Optional: by default they
+	// are looked for in PATH and where distributions put them.
+	PgBin string `yaml:"pg_bin" flag:"pg-bin" kind:"path" example:"/usr/lib/postgresql/17/bin"`
+
+	// FromReplica allows a standby of PostgreSQL as the source. Optional: by
+	// default false, because a replica may be behind.
+	FromReplica bool `yaml:"from_replica" flag:"from-replica" example:"true"`
+
+	// YieldAfter is how long anybody may wait for a lock that our dump of
+	// PostgreSQL holds, such as an upgrade of n8n, before the dump gives way.
+	// Optional: by default 30s.
+	YieldAfter time.Duration `yaml:"yield_after" flag:"yield-after" example:"30s"`
+
+	// WhenRunning says what a backup does while n8n executes something: continue,
+	// wait until nothing runs, or fail. Optional: by default continue, because
+	// the copy is one consistent moment either way, and because on a busy n8n
+	// something always runs: to wait or fail there would be to have no backup.
+	WhenRunning string `yaml:"when_running" flag:"when-running" kind:"continue|wait|fail" example:"wait"`
+
+	// WaitLimit is how long wait waits before the backup is given up. Optional: by
+	// default 10m.
+	WaitLimit time.Duration `yaml:"wait_limit" flag:"wait-limit" example:"10m"`
+
+	// APIURL is where n8n's public API answers; it is asked what runs. Optional:
+	// without it the database is asked.
+	APIURL string `yaml:"api_url" flag:"api-url" kind:"url" example:"http://127.0.0.1:5678"`
+
+	// APIKey is a key of n8n's public API that may list executions. Optional; it is
+	// used with api_url only.
+	APIKey Reference `yaml:"api_key" flag:"api-key-file" example:"file:/run/secrets/n8n-api-key"`
 }
 
 // Redacts is Redact with its default.
 func (i Instance) Redacts() bool { return i.Redact == nil || *i.Redact }
+
+// Yield is YieldAfter with its default.
+func (i Instance) Yield() time.Duration {
+	if i.YieldAfter == 0 {
+		return 30 * time.Second
+	}
+	return i.YieldAfter
+}
+
+// Wait is WaitLimit with its default.
+func (i Instance) Wait() time.Duration {
+	if i.WaitLimit == 0 {
+		return 10 * time.Minute
+	}
+	return i.WaitLimit
+}
 
 // Target is a place where archives go: exactly one of its fields is set.
 type Target struct {
 	// Path is a folder, made (0700) when missing. Required, unless url is given.
 	Path string `yaml:"path" flag:"target" kind:"path" example:"/var/backups/n8n"`
 
-	// URL is the same as an address; file:///FOLDER is the only kind so far.
-	// Required, unless path is given.
-	URL string `yaml:"url" flag:"target" kind:"target" example:"file:///var/backups/n8n"`
+	// URL is an address: s3://BUCKET/PREFIX, gcs://, azure://, sftp:// or
+	// file:///FOLDER, with the parameters of its kind. Required, unless path is
+	// given. Only the kind is checked here; secrets do not belong into it.
+	URL string `yaml:"url" flag:"target" kind:"target" example:"s3://backups/n8n?region=eu-central-1&lock=compliance&retain=30d"`
 }
 
 // Location is the path or the address, whichever is set.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -30,6 +31,15 @@ instances:
     binary_data: true
     deployment_files: [compose.yaml, ~/n8n.env]
     redact: false
+    targets: [local, bucket]
+    engine: native
+    pg_bin: /usr/lib/postgresql/17/bin
+    from_replica: true
+    yield_after: 45s
+    when_running: wait
+    wait_limit: 1h30m
+    api_url: http://127.0.0.1:5678
+    api_key: file:api.key
   small:
     n8n_dir: ../n8n   # a comment
   pg:
@@ -39,6 +49,8 @@ targets:
   local:
     path: /var/backups/n8n
   other: {url: "file:///mnt/n8n"}
+  bucket:
+    url: s3://backups/n8n?endpoint=https://s3.example&lock=compliance&retain=30d&credentials=file:/run/secrets/s3
 recipients:
   - age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
 recipient_files: [recipients.txt]
@@ -48,6 +60,12 @@ signers:
 state_dir: /var/lib/n8keep
 work_dir: ~/work
 history: 30d
+retention:
+  archives:
+    last: 3
+    daily: 7
+    monthly: 12
+  workflows: {yearly: 10, weekly: 4, hourly: 24}
 `
 
 func TestParse(t *testing.T) {
@@ -64,17 +82,22 @@ func TestParse(t *testing.T) {
 				Database: Address{ref: Reference{"env", "N8KEEP_DATABASE"}}, Schema: "public",
 				HealthURL: "http://127.0.0.1:5678/healthz", BinaryData: true,
 				DeploymentFiles: []string{"/etc/n8keep/compose.yaml", "/root/n8n.env"}, Redact: &no,
+				Targets: []string{"local", "bucket"}, Engine: "native", PgBin: "/usr/lib/postgresql/17/bin", FromReplica: true,
+				YieldAfter: 45 * time.Second, WhenRunning: "wait", WaitLimit: 90 * time.Minute,
+				APIURL: "http://127.0.0.1:5678", APIKey: Reference{"file", "/etc/n8keep/api.key"},
 			},
 			"small": {N8NDir: "/etc/n8n"},
 			"pg":    {Database: Address{plain: "postgres://n8n@db/n8n"}},
 			"empty": {},
 		},
-		Targets:        map[string]Target{"local": {Path: "/var/backups/n8n"}, "other": {URL: "file:///mnt/n8n"}},
+		Targets: map[string]Target{"local": {Path: "/var/backups/n8n"}, "other": {URL: "file:///mnt/n8n"},
+			"bucket": {URL: "s3://backups/n8n?endpoint=https://s3.example&lock=compliance&retain=30d&credentials=file:/run/secrets/s3"}},
 		Recipients:     []string{"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"},
 		RecipientFiles: []string{"/etc/n8keep/recipients.txt"},
 		SigningKey:     Reference{"file", "/etc/n8keep/keys/signing.key"},
 		Signers:        []string{"ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="},
 		StateDir:       "/var/lib/n8keep", WorkDir: "/root/work", History: "30d",
+		Retention: Retention{Archives: RetentionPolicy{Last: 3, Daily: 7, Monthly: 12}, Workflows: RetentionPolicy{Yearly: 10, Weekly: 4, Hourly: 24}},
 	}
 	if d := cmp.Diff(want, got, compare); d != "" {
 		t.Error(d)
@@ -128,7 +151,31 @@ func TestParseRefuses(t *testing.T) {
 		"empty item":            {"recipients:\n  -\n", "an item of the list is empty", ""},
 		"no target":             {"targets:\n  local:\n", "line 2, targets.local: a target has exactly one of path and url", "local:"},
 		"two targets":           {"targets:\n  local:\n    path: /x\n    url: file:///x\n", "a target has exactly one of path and url", ""},
-		"s3 target":             {"targets:\n  s:\n    url: s3://bucket\n", "file:///FOLDER is expected; this version knows no other kind of target", "url: …"},
+		"scheme":                {"targets:\n  s:\n    url: ftp://bucket\n", "line 3, targets.s.url: ftp:// is no kind of target; known are file, s3, gcs, gs, azure, sftp", "url: …"},
+		"secret as scheme":      {"targets:\n  s:\n    url: " + base64 + "://bucket\n", "…:// is no kind of target", "url: …"},
+		"no address":            {"targets:\n  s:\n    url: /var/backups\n", "the address of a target is expected, like s3://BUCKET/PREFIX; a folder is given with path", "url: …"},
+		"no bucket":             {"targets:\n  s:\n    url: s3:///prefix\n", "s3://BUCKET/PREFIX is expected", "url: …"},
+		"no account":            {"targets:\n  s:\n    url: azure://\n", "azure://ACCOUNT/CONTAINER/PREFIX is expected", "url: …"},
+		"no host":               {"targets:\n  s:\n    url: sftp:///x\n", "sftp://USER@HOST/FOLDER is expected", "url: …"},
+		"two slashes":           {"targets:\n  s:\n    url: file://var/backups\n", "file:///FOLDER is expected, with three slashes", "url: …"},
+		"key in the bucket":     {"targets:\n  s:\n    url: s3://AKIAX:hunter2@bucket/x\n", "the address holds a secret or a user, which does not belong into it: use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, or credentials=file:PATH", "url: …"},
+		"key id in the bucket":  {"targets:\n  s:\n    url: gcs://hunter2@bucket/x\n", "the address holds a secret or a user, which does not belong into it: use GOOGLE_APPLICATION_CREDENTIALS", "url: …"},
+		"sftp password":         {"targets:\n  s:\n    url: sftp://n8n:hunter2@host/x\n", "the address holds a secret or a user, which does not belong into it: use the SSH agent, or key=file:PATH", "url: …"},
+		"s3 secret parameter":   {"targets:\n  s:\n    url: s3://bucket?secret_access_key=hunter2\n", "the address holds a secret, which does not belong into it: use AWS_ACCESS_KEY_ID", "url: …"},
+		"azure signature":       {"targets:\n  s:\n    url: azure://account/box?sv=2024&sig=hunter2\n", "the address holds a secret, which does not belong into it: use the AZURE_ variables", "url: …"},
+		"target not readable":   {"targets:\n  s:\n    url: s3://bucket/%zz?x=hunter2\n", "the address is malformed (it is not shown here", "url: …"},
+		"parameters unreadable": {"targets:\n  s:\n    url: s3://bucket/?x=%zzhunter2\n", "the parameters of the address are malformed (they are not shown here", "url: …"},
+		"engine":                {"instances:\n  prod:\n    engine: mysqldump\n", "instances.prod.engine: auto, pg_dump or native is expected", "engine: …"},
+		"when running":          {"instances:\n  prod:\n    when_running: stop\n", "continue, wait or fail is expected", "when_running: …"},
+		"duration":              {"instances:\n  prod:\n    yield_after: 30\n", "a time of at least one second is expected, like 30s, 10m or 2h", "yield_after: …"},
+		"short duration":        {"instances:\n  prod:\n    wait_limit: 0s\n", "a time of at least one second is expected", "wait_limit: …"},
+		"api key itself":        {"instances:\n  prod:\n    api_key: eyJhbGciOiJIUzI1NiJ9.hunter2.x\n", "a reference is expected", "api_key: …"},
+		"target not defined":    {"instances:\n  prod:\n    targets: [local, other]\ntargets:\n  local: {path: /x}\n", `line 3, instances.prod.targets: there is no target "other" in this file`, "define it under targets:"},
+		"target not a name":     {"instances:\n  prod:\n    targets: [s3://x]\n", "the name of a target is expected", "targets: …"},
+		"retention of zero":     {"retention:\n  archives:\n    daily: 0\n", "line 3, retention.archives.daily: a number from 1 to 100000 is expected; leave the key out to keep none for its sake", "daily: …"},
+		"retention of days":     {"retention:\n  workflows:\n    daily: 30d\n", "a number from 1 to 100000 is expected", "daily: …"},
+		"retention misspelt":    {"retention:\n  archives:\n    dayly: 3\n", `retention.archives: the key "dayly" is not known`, `did you mean "daily"?`},
+		"retention flat":        {"retention:\n  daily: 3\n", `retention: the key "daily" is not known`, "known here: archives, workflows"},
 		"key twice":             {"history: all\nhistory: none\n", "line 2: the key stands there a second time", "history: …"},
 		"anchor":                {"history: &a all\nstate_dir: *a\n", "anchors, aliases, merges and tags are not understood here", ""},
 		"merge":                 {"instances:\n  prod:\n    <<: {n8n_dir: /x}\n", "anchors, aliases, merges and tags are not understood here", ""},
@@ -153,6 +200,31 @@ func TestParseRefuses(t *testing.T) {
 				t.Errorf("%s: the message repeats %q: %v / %s", name, s, err, hint)
 			}
 		}
+	}
+}
+
+func TestTargetURLs(t *testing.T) {
+	for _, good := range []string{"file:///var/backups", "s3://bucket", "s3://bucket/a/b?region=eu-central-1&sse=aws:kms&kms_key=1234abcd-12ab-34cd-56ef-1234567890ab",
+		"gcs://bucket/n8n", "gs://bucket", "azure://account/container/prefix?endpoint=http://127.0.0.1:10000", "azure://account/box?account_key=file:/run/secrets/azure",
+		"sftp://n8n@host:22/backups?key=file:/home/n8n/.ssh/id&known_hosts=/etc/ssh/known_hosts", "sftp://host/x?passphrase=env:PASSPHRASE"} {
+		if err := CheckTargetURL(good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	if got := (RetentionPolicy{}).OrDefault(); got != (RetentionPolicy{Daily: 30, Weekly: 13}) {
+		t.Errorf("%+v", got)
+	}
+	if got := (RetentionPolicy{Last: 1}).OrDefault(); got != (RetentionPolicy{Last: 1}) {
+		t.Errorf("%+v", got)
+	}
+	if y, w := (Instance{}).Yield(), (Instance{}).Wait(); y != 30*time.Second || w != 10*time.Minute {
+		t.Errorf("%v %v", y, w)
+	}
+	if y, w := (Instance{YieldAfter: 1}).Yield(), (Instance{WaitLimit: 2}).Wait(); y != 1 || w != 2 {
+		t.Errorf("%v %v", y, w)
 	}
 }
 
@@ -354,6 +426,20 @@ func TestPick(t *testing.T) {
 	if _, _, err := none.Instance(""); err != nil {
 		t.Errorf("no instances: %v", err)
 	}
+	if got, err := c.BackupTargets(c.Instances["a"]); err != nil || len(got) != 1 || got[0] != "t" {
+		t.Errorf("%v %v", got, err)
+	}
+	if got, err := c.BackupTargets(Instance{Targets: []string{"x", "y"}}); err != nil || len(got) != 2 {
+		t.Errorf("%v %v", got, err)
+	}
+	two := &Config{Path: "/f", Targets: map[string]Target{"a": {}, "b": {}}}
+	if _, err := two.BackupTargets(Instance{}); problem.KindOf(err) != problem.Usage || err.Error() != `"/f" has 2 targets, and none is named for this instance` ||
+		problem.HintOf(err) != "say which with --target: a, b\nor once and for all in the config: targets: [a, b]" {
+		t.Errorf("%v / %s", err, problem.HintOf(err))
+	}
+	if _, err := none.BackupTargets(Instance{}); problem.KindOf(err) != problem.Usage || err.Error() != "no target given" {
+		t.Errorf("no targets: %v", err)
+	}
 	if _, _, err := none.Target(""); problem.KindOf(err) != problem.Usage || !strings.Contains(err.Error(), "no target given") {
 		t.Errorf("no targets: %v", err)
 	}
@@ -365,29 +451,31 @@ func TestPick(t *testing.T) {
 // TestFieldsAreDocumented reads this package's source: each field has a comment
 // that says whether it is optional, and stands in the manual with its flag.
 func TestFieldsAreDocumented(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
 	docs := map[string]string{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		spec, ok := n.(*ast.TypeSpec)
-		if !ok {
-			return true
+	for _, name := range []string{"config.go", "retention.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if s, ok := spec.Type.(*ast.StructType); ok {
-			for _, f := range s.Fields.List {
-				docs[spec.Name.Name+"."+f.Names[0].Name] = f.Doc.Text()
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
 			}
-		}
-		return true
-	})
+			if s, ok := spec.Type.(*ast.StructType); ok {
+				for _, f := range s.Fields.List {
+					docs[spec.Name.Name+"."+f.Names[0].Name] = f.Doc.Text()
+				}
+			}
+			return true
+		})
+	}
 	manual, err := os.ReadFile("../../docs/operators.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := Fields()
-	if len(all) < 15 {
+	if len(all) < 40 {
 		t.Fatalf("only %d fields", len(all))
 	}
 	for _, f := range all {
@@ -395,13 +483,18 @@ func TestFieldsAreDocumented(t *testing.T) {
 		if doc == "" || !strings.Contains(doc, "Optional") && !strings.Contains(doc, "Required") {
 			t.Errorf("%s: the comment does not say whether it is optional: %q", f.Struct, doc)
 		}
-		if strings.HasSuffix(f.Path, "instances") || strings.HasSuffix(f.Path, "targets") {
+		if f.Group {
 			continue
 		}
-		if f.Flag == "" || f.Example == "" {
+		// How much is kept is a matter of policy, not of one command.
+		if f.Flag == "" != strings.HasPrefix(f.Path, "retention.") || f.Example == "" {
 			t.Errorf("%s: flag %q, example %q", f.Path, f.Flag, f.Example)
 		}
-		if row := "| `" + f.Path + "` | `--" + f.Flag + "` |"; !strings.Contains(string(manual), row) {
+		row := "| `" + f.Path + "` | `--" + f.Flag + "` |"
+		if f.Flag == "" {
+			row = "| `" + f.Path + "` | |"
+		}
+		if !strings.Contains(string(manual), row) {
 			t.Errorf("docs/operators.md has no line that begins with %s", row)
 		}
 	}
@@ -417,9 +510,13 @@ func TestExamplesParse(t *testing.T) {
 		if f.List {
 			value = "[" + value + "]"
 		}
-		text := f.Path + ": " + value
-		if parts := strings.Split(f.Path, "."); len(parts) == 3 {
-			text = parts[0] + ":\n  name:\n    " + parts[2] + ": " + value
+		text, indent := "", ""
+		for part := range strings.SplitSeq(strings.Replace(f.Path, "NAME", "name", 1), ".") {
+			text, indent = text+"\n"+indent+part+":", indent+"  "
+		}
+		text += " " + value
+		if strings.HasSuffix(f.Path, ".NAME.targets") {
+			text += "\ntargets: {" + f.Example + ": {path: /x}}"
 		}
 		if _, err := Parse([]byte(text), "/f", ""); err != nil {
 			t.Errorf("%s: %v", text, err)

@@ -11,19 +11,22 @@ import (
 // Field is one setting, for manuals and tests.
 type Field struct {
 	Path    string // "instances.NAME.n8n_dir"
-	Flag    string // "n8n-dir": the flag that says the same; "" for a group of settings
+	Flag    string // "n8n-dir": the flag that says the same; "" for groups and where there is none
 	Example string // a value, as written in the file
 	Struct  string // "Instance.N8NDir": where its doc comment is
 	List    bool   // the setting is a list; its flag may be given several times
+	Group   bool   // it only holds other settings
 }
 
 // Fields is every setting in the order of the manual, groups before their members.
 func Fields() []Field {
 	var all []Field
-	var walk func(t reflect.Type, at string)
-	walk = func(t reflect.Type, at string) {
+	var walk func(t reflect.Type, at string) (any bool)
+	walk = func(t reflect.Type, at string) (any bool) {
 		for f := range fields(t) {
+			any = true
 			path := join(at, f.Tag.Get("yaml"))
+			this := len(all)
 			all = append(all, Field{
 				Path:    path,
 				Flag:    f.Tag.Get("flag"),
@@ -31,10 +34,14 @@ func Fields() []Field {
 				Struct:  t.Name() + "." + f.Name,
 				List:    f.Type.Kind() == reflect.Slice,
 			})
-			if f.Type.Kind() == reflect.Map {
-				walk(f.Type.Elem(), join(path, "NAME"))
+			switch f.Type.Kind() {
+			case reflect.Map:
+				all[this].Group = walk(f.Type.Elem(), join(path, "NAME"))
+			case reflect.Struct:
+				all[this].Group = walk(f.Type, path)
 			}
 		}
+		return any
 	}
 	walk(reflect.TypeFor[Config](), "")
 	return all

@@ -8,7 +8,9 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -35,6 +37,12 @@ func Parse(text []byte, path, home string) (*Config, error) {
 	if err := p.value(file.Docs[0].Body, reflect.ValueOf(c).Elem(), "", ""); err != nil {
 		return nil, err
 	}
+	for _, u := range p.uses {
+		if _, ok := c.Targets[u.name]; !ok {
+			return nil, p.fail(u.node, u.at, fmt.Sprintf("there is no target %q in this file", u.name)).
+				WithHint("define it under targets:")
+		}
+	}
 	return c, nil
 }
 
@@ -42,6 +50,14 @@ type parse struct {
 	path  string
 	home  string
 	lines []string
+	uses  []use
+}
+
+// use is where an instance names a target, which may be defined further down.
+type use struct {
+	name string
+	at   string
+	node ast.Node
 }
 
 // value fills v from node; at is its path in the file and kind the field's tag.
@@ -71,6 +87,8 @@ func (p *parse) value(node ast.Node, v reflect.Value, at, kind string) error {
 			}
 			return a, err
 		})
+	case time.Duration:
+		return set(p, node, v, at, duration)
 	}
 	switch v.Kind() {
 	case reflect.Struct:
@@ -89,6 +107,8 @@ func (p *parse) value(node ast.Node, v reflect.Value, at, kind string) error {
 		}
 		v.SetBool(b.Value)
 		return nil
+	case reflect.Int:
+		return set(p, node, v, at, count)
 	}
 	return set(p, node, v, at, func(s string) (string, error) { return p.text(s, kind) })
 }
@@ -138,7 +158,15 @@ func (p *parse) text(s, kind string) (string, error) {
 		}
 		return s, nil
 	}
+	if values := strings.Split(kind, "|"); len(values) > 1 {
+		if !slices.Contains(values, s) {
+			return "", errors.New(strings.Join(values[:len(values)-1], ", ") + " or " + values[len(values)-1] + " is expected")
+		}
+		return s, nil
+	}
 	switch kind {
+	case "target":
+		return s, CheckTargetURL(s)
 	case "signer":
 		return check(signer, "a public key, ed25519: and 44 characters of base64,")
 	case "history":
@@ -152,16 +180,12 @@ func (p *parse) text(s, kind string) (string, error) {
 		return p.absolute(s), nil
 	case "identifier":
 		return check(identifier, "a name of letters, digits and underscores")
-	case "url", "target":
+	case "name":
+		return check(instance, "the name of a target")
+	case "url":
 		u, err := url.Parse(s)
 		if err != nil || u.User != nil {
 			return "", errors.New("an address without user and password is expected")
-		}
-		if kind == "target" {
-			if u.Scheme != "file" || u.Host != "" || !filepath.IsAbs(u.Path) {
-				return "", errors.New("file:///FOLDER is expected; this version knows no other kind of target")
-			}
-			return s, nil
 		}
 		if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			return "", errors.New("an http or https address is expected")
@@ -169,6 +193,24 @@ func (p *parse) text(s, kind string) (string, error) {
 		return s, nil
 	}
 	return check(recipient, "an age public key, age1...,")
+}
+
+// count is a number of periods to keep. Zero is refused, because a policy of
+// zeros would read as one that keeps nothing.
+func count(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > 100_000 {
+		return 0, errors.New("a number from 1 to 100000 is expected; leave the key out to keep none for its sake")
+	}
+	return n, nil
+}
+
+func duration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < time.Second {
+		return 0, errors.New("a time of at least one second is expected, like 30s, 10m or 2h")
+	}
+	return d, nil
 }
 
 func (p *parse) absolute(path string) string {
@@ -266,6 +308,9 @@ func (p *parse) list(node ast.Node, v reflect.Value, at, kind string) error {
 		}
 		if item.IsZero() {
 			return p.fail(n, at, "an item of the list is empty")
+		}
+		if kind == "name" {
+			p.uses = append(p.uses, use{item.String(), at, n})
 		}
 		v.Set(reflect.Append(v, item))
 	}
