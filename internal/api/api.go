@@ -116,14 +116,21 @@ type Backup struct {
 	Archive
 	LastMigration string      `json:"last_migration"`
 	SHA256        string      `json:"sha256"`
-	Target        string      `json:"target"`
+	Targets       []Stored    `json:"targets"`
 	KeySource     KeySource   `json:"key_source"`
 	OtherSources  []KeySource `json:"other_sources"`
 	Findings      []Finding   `json:"findings"`
 	Failures      []Secret    `json:"failures"`
 	Warnings      []string    `json:"warnings"`
+	Notes         []string    `json:"notes"` // about a PostgreSQL server: version, point-in-time recovery
 	Seconds       float64     `json:"seconds"`
 	Error         *Error      `json:"error,omitempty"`
+}
+
+// Stored is what became of a backup in one of its targets.
+type Stored struct {
+	Target  string `json:"target"`
+	Problem string `json:"problem,omitempty"` // why it is not there
 }
 
 // Table is a table and its rows in a manifest.

@@ -126,7 +126,7 @@ func TestRecipients(t *testing.T) {
 		{nil, []string{d.write("id.txt", id.String()+"\n")}, "a line that is not an age public key", problem.Usage},
 		{nil, []string{filepath.Join(d.dir, "missing")}, "missing", problem.NotFound},
 	} {
-		_, err := d.app().BackupCreate(t.Context(), app.InstanceOptions{N8NDir: d.n8n}, app.BackupOptions{Target: filepath.Join(d.dir, "b"), Recipients: c.keys, RecipientFiles: c.files})
+		_, err := d.app().BackupCreate(t.Context(), app.InstanceOptions{N8NDir: d.n8n}, app.BackupOptions{Targets: []string{filepath.Join(d.dir, "b")}, Recipients: c.keys, RecipientFiles: c.files})
 		wantProblem(t, err, c.kind, c.text)
 		if strings.Contains(fmt.Sprint(err, problem.HintOf(err)), id.String()[:30]) {
 			t.Errorf("the identity is in the error: %v", err)
@@ -214,7 +214,7 @@ func TestAudit(t *testing.T) {
 	}
 	in := app.InstanceOptions{N8NDir: d.n8n, Name: "prod"}
 	target := filepath.Join(d.dir, "backups")
-	create := app.BackupOptions{Target: target, Recipients: []string{id.Recipient().String()}}
+	create := app.BackupOptions{Targets: []string{target}, Recipients: []string{id.Recipient().String()}}
 	made, err := d.app().BackupCreate(t.Context(), in, create)
 	if err != nil {
 		t.Fatal(err)

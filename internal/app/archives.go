@@ -54,7 +54,7 @@ func (a *App) trust(o ArchiveOptions) (backup.Trust, error) {
 
 // BackupList lists a target, newest first.
 func (a *App) BackupList(ctx context.Context, o ArchiveOptions) ([]api.Archive, error) {
-	store, err := a.target(o.Target, false)
+	store, err := a.openTarget(ctx, o.Target, false)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ type opened struct {
 }
 
 func (a *App) open(ctx context.Context, o ArchiveOptions) (opened, error) {
-	store, err := a.target(o.Target, false)
+	store, err := a.openTarget(ctx, o.Target, false)
 	if err != nil {
 		return opened{}, err
 	}
@@ -281,7 +281,7 @@ func (a *App) InstanceStatus(ctx context.Context, io InstanceOptions, o ArchiveO
 		doc.KeyFingerprint, doc.KeySource, doc.OtherSources = string(key.key.Fingerprint()), &key.source, key.others
 		doc.Problems = append(doc.Problems, key.warnings...)
 	}
-	store, err := a.target(o.Target, false)
+	store, err := a.openTarget(ctx, o.Target, false)
 	if err != nil {
 		doc.Problems = append(doc.Problems, err.Error())
 		return doc, nil

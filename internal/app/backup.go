@@ -12,7 +12,6 @@ import (
 	"github.com/n8keep/n8keep/internal/audit"
 	"github.com/n8keep/n8keep/internal/backup"
 	"github.com/n8keep/n8keep/internal/blob"
-	"github.com/n8keep/n8keep/internal/blob/fileblob"
 	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/problem"
 )
@@ -20,7 +19,7 @@ import (
 // BackupOptions are the options of "backup create". Empty ones take what the
 // configuration says.
 type BackupOptions struct {
-	Target          string
+	Targets         []string // names or addresses; none: the configured one
 	Recipients      []string
 	RecipientFiles  []string
 	History         string
@@ -50,7 +49,7 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	if err != nil {
 		return nil, err
 	}
-	store, err := a.target(o.Target, true)
+	stores, err := a.openTargets(ctx, o.Targets, true)
 	if err != nil {
 		return nil, err
 	}
@@ -78,11 +77,11 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	defer func() { err = end(err, counts) }()
 
 	res, err := backup.Create(ctx, backup.Config{Instance: in.name, N8NDir: in.dir, Database: in.database, TablePrefix: in.prefix,
-		Key: key.key, Recipients: recipients, Store: store, SigningKey: signing, Receipt: receipt, History: history,
+		Key: key.key, Recipients: recipients, Stores: stores, SigningKey: signing, Receipt: receipt, History: history,
 		DropWaiting: o.DropWaiting, Binary: o.Binary || in.conf.BinaryData,
 		DeploymentFiles: append(append([]string{}, in.conf.DeploymentFiles...), o.DeploymentFiles...),
 		KeepSecrets:     o.KeepSecrets || !in.conf.Redacts(), Unproved: o.Unproved,
-		OtherKeys: key.keys, Exclude: []string{a.StateDir, store.Properties().Location, filepath.Dir(keyPath)},
+		OtherKeys: key.keys, Exclude: append(locations(stores), a.StateDir, filepath.Dir(keyPath)),
 		WorkDir: a.WorkDir, LockDir: a.lockDir(), Tool: "n8keep " + a.Version, Now: a.Now, Logger: a.Logger, Progress: a.Progress})
 	if err != nil {
 		if p := (*problem.Error)(nil); errors.As(err, &p) && p.Kind == problem.WrongKey {
@@ -92,7 +91,7 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	}
 	s := res.Sidecar
 	counts["secrets"], counts["secrets_failed"], counts["bytes"], counts["findings"] = s.Secrets, s.SecretsFailed, s.Size, s.Findings
-	doc = &api.Backup{Archive: archiveDoc(s, archive.SignerOf(signing), true), LastMigration: s.LastMigration, SHA256: s.SHA256, Target: res.Target,
+	doc = &api.Backup{Archive: archiveDoc(s, archive.SignerOf(signing), true), LastMigration: s.LastMigration, SHA256: s.SHA256, Targets: storedDocs(res.Targets),
 		KeySource: key.source, OtherSources: list(key.others), Findings: findingDocs(res.Findings), Failures: failureDocs(res.Failures),
 		Warnings: append(list(key.warnings), res.Warnings...), Seconds: res.Elapsed.Seconds()}
 	if info, err := os.Stat(keyPath); err == nil && info.Mode().Perm()&0o077 != 0 {
@@ -104,7 +103,41 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	if s.State != archive.StateGood {
 		return doc, degradedProblem(doc, in)
 	}
+	for _, t := range res.Targets {
+		if t.Err != nil {
+			return doc, problem.Wrap(problem.Partial, t.Err, "backup %q is good, but not in every target: %s", doc.ID, t.Target).
+				WithHint("put it there later: \"n8keep backup copy %s --target %s --to %s\"", doc.ID, okTarget(res.Targets), t.Target)
+		}
+	}
 	return doc, nil
+}
+
+func locations(stores []blob.Store) (list []string) {
+	for _, s := range stores {
+		list = append(list, s.Properties().Location)
+	}
+	return list
+}
+
+func storedDocs(stored []backup.Stored) []api.Stored {
+	docs := []api.Stored{}
+	for _, s := range stored {
+		d := api.Stored{Target: s.Target}
+		if s.Err != nil {
+			d.Problem = s.Err.Error()
+		}
+		docs = append(docs, d)
+	}
+	return docs
+}
+
+func okTarget(stored []backup.Stored) string {
+	for _, s := range stored {
+		if s.Err == nil {
+			return s.Target
+		}
+	}
+	return ""
 }
 
 func degradedProblem(doc *api.Backup, in *instance) error {
@@ -131,34 +164,6 @@ func (in *instance) version(ctx context.Context) (string, error) {
 	defer db.Close()
 	v, err := db.Version(ctx)
 	return v.N8N, err
-}
-
-// target opens a target: a name of the configuration, or a folder.
-func (a *App) target(name string, write bool) (blob.Store, error) {
-	location := name
-	if t, ok := a.conf.Targets[name]; ok {
-		location = t.Location()
-	} else if name == "" {
-		_, t, err := a.conf.Target("")
-		if err != nil {
-			return nil, err
-		}
-		if location = t.Location(); location == "" {
-			return nil, problem.New(problem.Usage, "no target: where archives go").WithHint("give a folder with --target DIR")
-		}
-	}
-	location = strings.TrimPrefix(location, "file://")
-	if strings.Contains(location, "://") {
-		return nil, problem.New(problem.Usage, "target %q is not a folder", location).WithHint("this version stores archives in folders: --target DIR")
-	}
-	if !write && !isDir(location) {
-		return nil, problem.New(problem.NotFound, "target %q does not exist", location).WithHint("name the folder that archives were written to with --target DIR")
-	}
-	store, err := fileblob.New(filepath.Clean(location))
-	if err != nil {
-		return nil, problem.Wrap(problem.Unreachable, err, "target %q", location).WithHint("check that the folder can be made and written by this user")
-	}
-	return store, nil
 }
 
 func archiveDoc(s archive.Sidecar, signer archive.Signer, trusted bool) api.Archive {

@@ -102,7 +102,7 @@ func (d *demo) tell(ctx context.Context) error {
 		return err
 	}
 	target := filepath.Join(d.dir, "backups")
-	made, err := d.app.BackupCreate(ctx, sample, BackupOptions{Target: target, Recipients: []string{identity.Recipient().String()}})
+	made, err := d.app.BackupCreate(ctx, sample, BackupOptions{Targets: []string{target}, Recipients: []string{identity.Recipient().String()}})
 	if err != nil {
 		return err
 	}

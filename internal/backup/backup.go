@@ -41,7 +41,7 @@ type Config struct {
 	Key         n8ncrypt.InstanceKey
 	OtherKeys   []n8ncrypt.InstanceKey // further keys that are known here; none may be in the archive
 	Recipients  []age.Recipient        // at least one, all of one kind
-	Store       blob.Store
+	Stores      []blob.Store           // at least one; the archive is streamed to all at once
 	SigningKey  ed25519.PrivateKey
 	Receipt     audit.Receipt // proof that the command is in the audit log
 
@@ -74,7 +74,7 @@ func (p Progress) of(phase string) func(done, total int64) {
 // Result is what a backup run made.
 type Result struct {
 	Sidecar  archive.Sidecar
-	Target   string // where it is, for people
+	Targets  []Stored // in the order of Stores; at least one without an error
 	Findings []archive.Finding
 	Failures []n8ndb.Secret // secrets that do not open, the first 100
 	Warnings []string       // things to know that leave the backup good

@@ -69,7 +69,7 @@ func newHost(t testing.TB, fixture, key string) *host {
 	}
 	h := &host{t: t, dir: dir, identity: identity, store: blobtest.NewMemory(nil), trust: backup.Trust{Signers: []archive.Signer{archive.SignerOf(signing)}}}
 	h.cfg = backup.Config{Instance: "lab", N8NDir: n8n, Database: filepath.Join(n8n, "database.sqlite"), Key: instanceKey,
-		Recipients: []age.Recipient{identity.Recipient()}, Store: h.store, SigningKey: signing, Receipt: receipt,
+		Recipients: []age.Recipient{identity.Recipient()}, Stores: []blob.Store{h.store}, SigningKey: signing, Receipt: receipt,
 		WorkDir: filepath.Join(dir, "work"), LockDir: filepath.Join(dir, "locks"), Tool: "n8keep test"}
 	return h
 }
@@ -139,7 +139,7 @@ func TestTargetFaults(t *testing.T) {
 			t.Run(strings.TrimPrefix(suffix, ".")+"/"+fault.String(), func(t *testing.T) {
 				memory := blobtest.NewMemory(nil)
 				h.store, h.t = memory, t
-				h.cfg.Store = blobtest.NewFaulty(memory, blobtest.Rule{Op: blobtest.Put, Name: "*" + suffix, Fault: fault, After: 100})
+				h.cfg.Stores = []blob.Store{blobtest.NewFaulty(memory, blobtest.Rule{Op: blobtest.Put, Name: "*" + suffix, Fault: fault, After: 100})}
 				res, err := backup.Create(t.Context(), h.cfg)
 				if fault == blobtest.CutSilently && suffix == ".tar.zst.age" {
 					if problem.KindOf(err) != problem.Unreachable || !strings.Contains(err.Error(), "only a part") {
@@ -281,7 +281,7 @@ func TestLatestWithinOneSecond(t *testing.T) {
 	h.cfg.Now = func() time.Time { return clock }
 	tick := clock
 	h.store = blobtest.NewMemory(func() time.Time { tick = tick.Add(time.Millisecond); return tick })
-	h.cfg.Store = h.store
+	h.cfg.Stores = []blob.Store{h.store}
 	for range 4 {
 		last := h.create().Sidecar.ID
 		if got, err := backup.Find(t.Context(), h.store, h.trust, "latest", ""); err != nil || got != last {

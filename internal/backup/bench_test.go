@@ -10,6 +10,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/n8keep/n8keep/internal/backup"
+	"github.com/n8keep/n8keep/internal/blob"
 	"github.com/n8keep/n8keep/internal/blob/fileblob"
 	"github.com/n8keep/n8keep/internal/n8ndb"
 )
@@ -25,7 +26,7 @@ func BenchmarkCreate(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			h.cfg.Store = store
+			h.cfg.Stores = []blob.Store{store}
 			h.cfg.History, err = n8ndb.ParseHistory(history)
 			if err != nil {
 				b.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/backup"
+	"github.com/n8keep/n8keep/internal/blob"
 	"github.com/n8keep/n8keep/internal/blob/fileblob"
 	"github.com/n8keep/n8keep/internal/blobtest"
 	"github.com/n8keep/n8keep/internal/problem"
@@ -189,7 +190,7 @@ func TestTargetInsideTheFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.cfg.Store, h.store, h.cfg.Exclude = store, store, []string{filepath.Join(h.cfg.N8NDir, "backups")}
+	h.cfg.Stores, h.store, h.cfg.Exclude = []blob.Store{store}, store, []string{filepath.Join(h.cfg.N8NDir, "backups")}
 	h.create()
 	res := h.create()
 	for _, e := range h.verified(res).Manifest.Entries {

@@ -1,11 +1,9 @@
 package backup
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -79,7 +77,7 @@ func Create(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Sidecar: sidecar, Target: cfg.Store.Properties().Location, Findings: t.findings,
+	return &Result{Sidecar: sidecar, Targets: t.up.stored(), Findings: t.findings,
 		Failures: t.census.Failures, Warnings: t.warnings, Elapsed: time.Since(start)}, nil
 }
 
@@ -93,6 +91,7 @@ type take struct {
 	fingerprint string
 	keys        *n8ndb.Keyset
 	digester    *archive.Digester
+	up          *uploads
 	needle      *n8ndb.Needle
 
 	mu       sync.Mutex
@@ -175,7 +174,8 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 		Engine: string(t.db.Engine()), N8NVersion: version.N8N, LastMigration: version.LastMigration, TablePrefix: t.TablePrefix,
 		KeyFingerprint: t.fingerprint, DigestSalt: salt, History: t.History.String()}
 
-	up := startUpload(ctx, t.Store, id.ArchiveName())
+	up := startUploads(ctx, t.Stores, id.ArchiveName())
+	t.up = up
 	defer up.abort()
 	w, err := archive.NewWriter(up, archive.WriterConfig{Header: header, Recipients: t.Recipients, SpoolDir: t.work.Dir})
 	if err != nil {
@@ -238,9 +238,8 @@ func (t *take) commit(ctx context.Context, s archive.Sidecar) error {
 		return problem.Wrap(problem.Unexpected, err, "signing the sidecar")
 	}
 	failpoint.Hit("backup.sidecar")
-	if _, err := t.Store.Put(ctx, s.ID.SidecarName(), bytes.NewReader(signed)); err != nil {
-		return targetProblem(err, t.Store, "writing the sidecar of %q", s.ID).
-			WithHint("the archive itself is stored but does not count without its sidecar; run the backup again")
+	if err := t.up.commit(ctx, s.ID, signed); err != nil {
+		return err
 	}
 	failpoint.Hit("backup.committed")
 	return nil
@@ -260,63 +259,6 @@ func (t *take) together(ctx context.Context, fs ...func(context.Context) error) 
 	}
 	wg.Wait()
 	return context.Cause(ctx)
-}
-
-// upload streams an archive into the store while it is written.
-type upload struct {
-	*io.PipeWriter
-	store blob.Store
-	name  string
-	done  chan error
-	over  bool
-	err   error
-}
-
-func startUpload(ctx context.Context, store blob.Store, name string) *upload {
-	r, w := io.Pipe()
-	u := &upload{PipeWriter: w, store: store, name: name, done: make(chan error, 1)}
-	go func() {
-		_, err := store.Put(ctx, name, r)
-		r.CloseWithError(err)
-		u.done <- err
-	}()
-	return u
-}
-
-var errAborted = errors.New("the backup was given up")
-
-func (u *upload) wait() error {
-	if !u.over {
-		u.over, u.err = true, <-u.done
-	}
-	return u.err
-}
-
-func (u *upload) finish() error {
-	u.Close()
-	if err := u.wait(); err != nil {
-		return targetProblem(err, u.store, "writing the archive")
-	}
-	return nil
-}
-
-func (u *upload) abort() {
-	u.CloseWithError(errAborted)
-	u.wait()
-}
-
-// explain prefers the target's own error over the broken pipe it caused.
-func (u *upload) explain(err error) error {
-	u.CloseWithError(errAborted)
-	put := u.wait()
-	switch {
-	case put == nil:
-		return problem.New(problem.Unreachable, "storing %q: the target took only a part of it and reported success", u.name).
-			WithHint("do not rely on this target; what it holds under that name is incomplete and not listed as a backup")
-	case !errors.Is(put, errAborted):
-		return targetProblem(put, u.store, "writing the archive")
-	}
-	return err
 }
 
 // targetProblem gives an error of a store its kind and the next step.

@@ -43,7 +43,7 @@ Exit codes: 0 good, 3 kept but degraded, 12 the key opens nothing (no archive).`
 	}
 	c.instanceFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.Target, "target", "", "`FOLDER` to write to, or the name of a configured target")
+	f.StringArrayVar(&o.Targets, "target", nil, "`FOLDER` or address to write to, or the name of a configured target (repeatable)")
 	f.StringArrayVarP(&o.Recipients, "recipient", "r", nil, "encrypt to this age public `KEY`, age1... (repeatable)")
 	f.StringArrayVar(&o.RecipientFiles, "recipient-file", nil, "encrypt to the public keys in this `FILE` (repeatable)")
 	f.StringVar(&o.History, "history", "", "finished executions to keep: all, none, or a `DURATION` such as 30d (default all)")
@@ -66,9 +66,18 @@ func (c *commands) printBackup(doc *api.Backup) {
 		"workflows", number(doc.Workflows),
 		"key", doc.KeyFingerprint+" from "+keySourceText(doc.KeySource),
 		"size", HumanBytes(doc.Size),
-		"target", doc.Target,
 		"took", seconds(doc.Seconds),
 	)
+	for _, t := range doc.Targets {
+		if t.Problem == "" {
+			c.term.KeyValues("target", t.Target)
+		} else {
+			c.term.KeyValues("target", t.Target+": not stored")
+		}
+	}
+	for _, n := range doc.Notes {
+		c.term.KeyValues("note", n)
+	}
 	c.printFindings(doc.Findings)
 	c.printFailures(doc.Failures)
 }
