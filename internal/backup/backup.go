@@ -34,10 +34,11 @@ import (
 
 // Config says what one backup run works on. Fields without a remark are required.
 type Config struct {
-	Instance    string // name; becomes part of the archive's id
-	N8NDir      string // the .n8n folder; "" leaves its files out
-	Database    string // path of the SQLite database
-	TablePrefix string // DB_TABLE_PREFIX; may be empty
+	Instance    string    // name; becomes part of the archive's id
+	N8NDir      string    // the .n8n folder; "" leaves its files out
+	Database    string    // path of the SQLite database, unless Postgres is set
+	Postgres    *Postgres // the PostgreSQL database; nil: SQLite
+	TablePrefix string    // DB_TABLE_PREFIX; may be empty
 	Key         n8ncrypt.InstanceKey
 	OtherKeys   []n8ncrypt.InstanceKey // further keys that are known here; none may be in the archive
 	Recipients  []age.Recipient        // at least one, all of one kind
@@ -45,6 +46,7 @@ type Config struct {
 	SigningKey  ed25519.PrivateKey
 	Receipt     audit.Receipt // proof that the command is in the audit log
 
+	Only            string           // OnlyWorkflows, or "" for the whole instance
 	History         n8ndb.History    // which finished executions to keep; zero: all
 	DropWaiting     bool             // leave out executions that are not finished, too
 	Binary          bool             // include binary data of the .n8n folder
@@ -78,8 +80,17 @@ type Result struct {
 	Findings []archive.Finding
 	Failures []n8ndb.Secret // secrets that do not open, the first 100
 	Warnings []string       // things to know that leave the backup good
+	Notes    []string       // what is worth knowing about a PostgreSQL server
 	Elapsed  time.Duration
 }
+
+// OnlyWorkflows makes an archive of the workflows alone, in n8n's import format:
+// portable, without secrets, kept by a policy of its own. Its sidecar and
+// manifest name EngineWorkflows.
+const (
+	OnlyWorkflows   = "workflows"
+	EngineWorkflows = "workflows"
+)
 
 // Codes of findings in a manifest. A finding of the first group makes the
 // archive degraded.
@@ -94,6 +105,7 @@ const (
 	FindingFileKey       = "file_holds_key"         // the file was left out, stays good
 	FindingFileSkipped   = "file_not_in_archive"    // symbolic link, socket, unreadable
 	FindingWorkflowKey   = "workflow_holds_key"     // its JSON file was left out
+	FindingRunning       = "executions_running"     // were not finished, stays good
 	FindingMisread       = "misread_by_n8n"         // opens here, but n8n reads it with another key
 )
 

@@ -25,7 +25,11 @@ import (
 // write puts everything but the manifest into the archive: the database first,
 // so that "tar x" shows it soon.
 func (t *take) write(ctx context.Context, w *archive.Writer) error {
-	if err := t.writeDatabase(ctx, w); err != nil {
+	database := t.writeDatabase
+	if t.dump != nil {
+		database = t.writeDump
+	}
+	if err := database(ctx, w); err != nil {
 		return err
 	}
 	if err := t.writeWorkflows(ctx, w); err != nil {

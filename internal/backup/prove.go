@@ -60,6 +60,10 @@ func (t *take) tolerate(err error) error {
 func (t *take) startIntegrity(ctx context.Context) func() error {
 	var err error
 	t.checked = make(chan struct{})
+	if t.dump != nil {
+		close(t.checked) // a server's rows are checked by reading each of them
+		return func() error { return nil }
+	}
 	go func() {
 		defer close(t.checked)
 		err = t.integrity(ctx)

@@ -62,31 +62,28 @@ func Create(ctx context.Context, cfg Config) (*Result, error) {
 	fingerprint := make(chan string, 1)
 	go func() { fingerprint <- string(cfg.Key.Fingerprint()) }()
 
-	t := &take{Config: cfg, work: work, kind: kind, copy: filepath.Join(work.Dir, "database.sqlite")}
-	if err := t.snapshot(ctx); err != nil {
-		return nil, err
-	}
-	t.fingerprint = <-fingerprint
-	db, err := n8ndb.OpenSQLite(ctx, n8ndb.SQLiteConfig{Path: t.copy, TablePrefix: cfg.TablePrefix, Immutable: true})
+	t := &take{Config: cfg, work: work, kind: kind}
+	ctx, end, err := t.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer db.Close()
-	t.db = db
+	defer end()
+	t.fingerprint = <-fingerprint
 	sidecar, err := t.run(ctx)
 	if err != nil {
-		return nil, err
+		return nil, yielded(ctx, err)
 	}
 	return &Result{Sidecar: sidecar, Targets: t.up.stored(), Findings: t.findings,
-		Failures: t.census.Failures, Warnings: t.warnings, Elapsed: time.Since(start)}, nil
+		Failures: t.census.Failures, Warnings: t.warnings, Notes: t.notes, Elapsed: time.Since(start)}, nil
 }
 
 // take is one run of Create after its checks.
 type take struct {
 	Config
 	work        *Work
-	kind        string // of the recipients
-	copy        string // the private copy of the database
+	kind        string  // of the recipients
+	copy        string  // the private copy of an SQLite database
+	dump        *dumper // of a PostgreSQL database; nil otherwise
 	db          *n8ndb.DB
 	fingerprint string
 	keys        *n8ndb.Keyset
@@ -97,6 +94,7 @@ type take struct {
 	mu       sync.Mutex
 	findings []archive.Finding
 	warnings []string
+	notes    []string
 
 	bundles   []string      // execution data outside the database, below storage
 	storage   string        // held copies of execution data outside the database; "" without
@@ -116,6 +114,27 @@ func (t *take) warn(format string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.warnings = append(t.warnings, fmt.Sprintf(format, args...))
+}
+
+// open brings the database to a standstill: what is proved is what is archived.
+// The context it returns is the one to go on with until end.
+func (t *take) open(ctx context.Context) (_ context.Context, end func(), err error) {
+	switch {
+	case t.Postgres != nil:
+		return t.openPostgres(ctx)
+	case t.Only == OnlyWorkflows:
+		t.db, err = n8ndb.OpenSQLite(ctx, n8ndb.SQLiteConfig{Path: t.Database, TablePrefix: t.TablePrefix})
+	default:
+		t.copy = filepath.Join(t.work.Dir, "database.sqlite")
+		if err := t.snapshot(ctx); err != nil {
+			return ctx, nil, err
+		}
+		t.db, err = n8ndb.OpenSQLite(ctx, n8ndb.SQLiteConfig{Path: t.copy, TablePrefix: t.TablePrefix, Immutable: true})
+	}
+	if err != nil {
+		return ctx, nil, err
+	}
+	return ctx, func() { t.db.Close() }, nil
 }
 
 func (t *take) snapshot(ctx context.Context) error {
@@ -171,7 +190,7 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 	header := archive.Header{Format: archive.FormatVersion, ID: id, Instance: t.Instance, Created: id.Time(),
 		KeyFingerprint: t.fingerprint, Tool: t.Tool}
 	manifest := archive.Manifest{Format: archive.FormatVersion, ID: id, Instance: t.Instance, Created: id.Time(), Tool: t.Tool,
-		Engine: string(t.db.Engine()), N8NVersion: version.N8N, LastMigration: version.LastMigration, TablePrefix: t.TablePrefix,
+		Engine: t.engine(), Schema: t.db.Schema(), N8NVersion: version.N8N, LastMigration: version.LastMigration, TablePrefix: t.TablePrefix,
 		KeyFingerprint: t.fingerprint, DigestSalt: salt, History: t.History.String()}
 
 	up := startUploads(ctx, t.Stores, id.ArchiveName())
@@ -183,30 +202,13 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 	}
 	defer w.Abort()
 
-	ctx, cancel := context.WithCancel(ctx)
-	checked := t.startIntegrity(ctx)
-	defer func() { cancel(); <-t.checked }()
-	// First what decides whether the rest is worth doing: a key that opens the catalogue.
-	if err := t.holdBundles(ctx); err != nil {
-		return archive.Sidecar{}, err
-	}
-	if err := t.prove(ctx, w); err != nil {
+	if t.Only == OnlyWorkflows {
+		manifest.History = "none"
+		if err := t.writeWorkflows(ctx, w); err != nil {
+			return archive.Sidecar{}, up.explain(err)
+		}
+	} else if err := t.whole(ctx, w, &manifest); err != nil {
 		return archive.Sidecar{}, up.explain(err)
-	}
-	if err := t.together(ctx,
-		func(ctx context.Context) error { return t.sweep(ctx) },
-		func(ctx context.Context) error { return t.write(ctx, w) },
-		func(context.Context) error { return checked() },
-	); err != nil {
-		return archive.Sidecar{}, up.explain(err)
-	}
-
-	counts, err := t.db.RowCounts(ctx)
-	if err := t.tolerate(err); err != nil {
-		return archive.Sidecar{}, err
-	}
-	for _, c := range counts {
-		manifest.Tables = append(manifest.Tables, archive.TableCount{Table: c.Table, Rows: c.Rows})
 	}
 	for _, p := range t.census.Places {
 		manifest.Census = append(manifest.Census, archive.PlaceCount{Place: string(p.ID), Values: p.Values, Opened: p.Opened,
@@ -229,6 +231,65 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 		Entries: int64(sum.Entries), Secrets: t.census.Values, SecretsOpened: t.census.Opened, SecretsFailed: t.census.Failed,
 		Workflows: t.workflows, Findings: int64(len(t.findings))}
 	return sidecar, t.commit(ctx, sidecar)
+}
+
+// whole proves and writes a database and what belongs to it.
+func (t *take) whole(ctx context.Context, w *archive.Writer, manifest *archive.Manifest) error {
+	ctx, cancel := context.WithCancel(ctx)
+	checked := t.startIntegrity(ctx)
+	defer func() { cancel(); <-t.checked }()
+	// First what decides whether the rest is worth doing: a key that opens the catalogue.
+	if err := t.holdBundles(ctx); err != nil {
+		return err
+	}
+	if err := t.prove(ctx, w); err != nil {
+		return err
+	}
+	if err := t.findRunning(ctx); err != nil {
+		return err
+	}
+	var counts []n8ndb.RowCount
+	if err := t.together(ctx,
+		func(ctx context.Context) error { return t.sweep(ctx) },
+		func(ctx context.Context) error { return t.write(ctx, w) },
+		func(context.Context) error { return checked() },
+		func(ctx context.Context) (err error) {
+			counts, err = t.rowCounts(ctx)
+			return err
+		},
+	); err != nil {
+		return err
+	}
+	for _, c := range counts {
+		manifest.Tables = append(manifest.Tables, archive.TableCount{Table: c.Table, Rows: c.Rows})
+	}
+	return nil
+}
+
+// rowCounts counts what is in the archive, which is less than what is in the
+// database where history is left out of a dump.
+func (t *take) rowCounts(ctx context.Context) (counts []n8ndb.RowCount, err error) {
+	counts, err = t.db.RowCounts(ctx)
+	return counts, t.tolerate(err)
+}
+
+// findRunning says what was going on: such an execution is archived half-way.
+func (t *take) findRunning(ctx context.Context) error {
+	return nil
+}
+
+func wasOrWere(n int) string {
+	if n == 1 {
+		return "1 execution was"
+	}
+	return count(int64(n), "execution") + " were"
+}
+
+func (t *take) engine() string {
+	if t.Only == OnlyWorkflows {
+		return EngineWorkflows
+	}
+	return string(t.db.Engine())
 }
 
 // commit writes the sidecar: from here on the archive exists.

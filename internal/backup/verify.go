@@ -58,6 +58,7 @@ type VerifyConfig struct {
 	Key        n8ncrypt.InstanceKey // Secrets
 	Receipt    audit.Receipt        // Secrets
 	WorkDir    string               // Full and Secrets: where the database is looked at
+	Programs   string               // folder of pg_restore; "" looks in the usual ones
 	Logger     *slog.Logger         // nil: slog.Default
 	Progress   Progress             // nil: none
 }
@@ -96,7 +97,7 @@ func Verify(ctx context.Context, cfg VerifyConfig) (*Verified, error) {
 		return nil, err
 	}
 	keep := func(name string) bool {
-		return name == DatabaseEntry || strings.HasPrefix(name, storageEntries+"workflows/")
+		return name == DatabaseEntry || isDump(name) || strings.HasPrefix(name, storageEntries+"workflows/")
 	}
 	if err := v.unpack(ctx, work.Dir, keep); err != nil {
 		return nil, err
@@ -113,7 +114,9 @@ func Unpack(ctx context.Context, cfg VerifyConfig, dir string) (*Verified, error
 	if err != nil {
 		return nil, err
 	}
-	err = v.unpack(ctx, dir, func(name string) bool { return name == DatabaseEntry || strings.HasPrefix(name, FileFolder) })
+	err = v.unpack(ctx, dir, func(name string) bool {
+		return name == DatabaseEntry || isDump(name) || strings.HasPrefix(name, FileFolder)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +254,14 @@ func (v *verifier) unpack(ctx context.Context, dir string, keep func(string) boo
 			return err
 		}
 	}
-	return v.proveDatabase(ctx, filepath.Join(dir, filepath.FromSlash(DatabaseEntry)), filepath.Join(dir, filepath.FromSlash(storageEntries)))
+	storage := filepath.Join(dir, filepath.FromSlash(storageEntries))
+	switch v.result.Manifest.Engine {
+	case EngineWorkflows:
+		return nil
+	case string(n8ndb.Postgres):
+		return v.proveDump(ctx, dir, storage)
+	}
+	return v.proveDatabase(ctx, filepath.Join(dir, filepath.FromSlash(DatabaseEntry)), storage)
 }
 
 // Prove checks a database, wherever it is now, against what Unpack found in its
@@ -266,6 +276,9 @@ func extract(dir string, e archive.Entry, r io.Reader, keep bool) error {
 	if !keep {
 		_, err := io.Copy(io.Discard, r)
 		return err
+	}
+	if strings.HasPrefix(e.Name, DumpEntry+".") {
+		return extractDump(dir, r)
 	}
 	path := filepath.Join(dir, filepath.FromSlash(e.Name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -352,6 +365,18 @@ func (v *verifier) proveDatabase(ctx context.Context, path, storage string) erro
 	if err := v.tolerate(err); err != nil {
 		return err
 	}
+	if err := v.sameCounts(counts); err != nil {
+		return err
+	}
+	if v.Level < Secrets {
+		return nil
+	}
+	return v.proveSecrets(ctx, db, storage)
+}
+
+// sameCounts compares the rows of each table with the manifest.
+func (v *verifier) sameCounts(counts []n8ndb.RowCount) error {
+	m := v.result.Manifest
 	if len(counts) != len(m.Tables) {
 		return v.damaged(fmt.Errorf("the database has %d tables, the manifest %d", len(counts), len(m.Tables)))
 	}
@@ -360,10 +385,7 @@ func (v *verifier) proveDatabase(ctx context.Context, path, storage string) erro
 			return v.damaged(fmt.Errorf("table %q has %d rows, the manifest says %d in %q", c.Table, c.Rows, m.Tables[i].Rows, m.Tables[i].Table))
 		}
 	}
-	if v.Level < Secrets {
-		return nil
-	}
-	return v.proveSecrets(ctx, db, storage)
+	return nil
 }
 
 func hasFinding(m archive.Manifest, code string) bool {
