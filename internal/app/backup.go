@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/api"
@@ -28,6 +29,19 @@ type BackupOptions struct {
 	DeploymentFiles []string
 	KeepSecrets     bool
 	Unproved        bool
+	Only            string // backup.OnlyWorkflows, or ""
+
+	// For PostgreSQL.
+	Engine        string // auto, pg_dump, native
+	PgBin         string // folder of pg_dump
+	FromReplica   bool
+	YieldAfter    time.Duration
+	WholeDatabase bool
+
+	WhenRunning string // continue, wait, fail
+	WaitLimit   time.Duration
+	APIURL      string
+	APIKeyFile  string
 }
 
 // BackupCreate takes a backup. A degraded backup is a document and an error of
@@ -37,9 +51,8 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	if err != nil {
 		return nil, err
 	}
-	if in.dsn != "" {
-		return nil, problem.New(problem.Usage, "backups of PostgreSQL databases are not in this version").
-			WithHint("census and key check work on it; take the backup with pg_dump for now")
+	if o.Only != "" && o.Only != backup.OnlyWorkflows {
+		return nil, problem.New(problem.Usage, "--only %q: only workflows can be archived alone", o.Only).WithHint("use --only workflows, or leave it out")
 	}
 	recipients, err := a.recipients(o.Recipients, o.RecipientFiles)
 	if err != nil {
@@ -48,6 +61,11 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	history, err := n8ndb.ParseHistory(first(o.History, a.conf.History, "all"))
 	if err != nil {
 		return nil, err
+	}
+	if len(o.Targets) == 0 {
+		if o.Targets, err = a.conf.BackupTargets(in.conf); err != nil {
+			return nil, err
+		}
 	}
 	stores, err := a.openTargets(ctx, o.Targets, true)
 	if err != nil {
@@ -76,7 +94,7 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	counts := map[string]int64{}
 	defer func() { err = end(err, counts) }()
 
-	res, err := backup.Create(ctx, backup.Config{Instance: in.name, N8NDir: in.dir, Database: in.database, TablePrefix: in.prefix,
+	res, err := backup.Create(ctx, backup.Config{Instance: in.name, N8NDir: in.dir, Database: in.database, Postgres: in.postgres(o), Only: o.Only, TablePrefix: in.prefix,
 		Key: key.key, Recipients: recipients, Stores: stores, SigningKey: signing, Receipt: receipt, History: history,
 		DropWaiting: o.DropWaiting, Binary: o.Binary || in.conf.BinaryData,
 		DeploymentFiles: append(append([]string{}, in.conf.DeploymentFiles...), o.DeploymentFiles...),
@@ -93,7 +111,7 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	counts["secrets"], counts["secrets_failed"], counts["bytes"], counts["findings"] = s.Secrets, s.SecretsFailed, s.Size, s.Findings
 	doc = &api.Backup{Archive: archiveDoc(s, archive.SignerOf(signing), true), LastMigration: s.LastMigration, SHA256: s.SHA256, Targets: storedDocs(res.Targets),
 		KeySource: key.source, OtherSources: list(key.others), Findings: findingDocs(res.Findings), Failures: failureDocs(res.Failures),
-		Warnings: append(list(key.warnings), res.Warnings...), Seconds: res.Elapsed.Seconds()}
+		Warnings: append(list(key.warnings), res.Warnings...), Notes: list(res.Notes), Seconds: res.Elapsed.Seconds()}
 	if info, err := os.Stat(keyPath); err == nil && info.Mode().Perm()&0o077 != 0 {
 		doc.Warnings = append(doc.Warnings, "the signing key "+keyPath+" can be read by others: chmod 600 it")
 	}
@@ -110,6 +128,20 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 		}
 	}
 	return doc, nil
+}
+
+// postgres is what the options, or else the configuration, say about a dump; nil
+// for SQLite.
+func (in *instance) postgres(o BackupOptions) *backup.Postgres {
+	if in.dsn == "" {
+		return nil
+	}
+	p := &backup.Postgres{DSN: in.dsn, Schema: in.schema, Engine: first(o.Engine, in.conf.Engine), Programs: first(o.PgBin, in.conf.PgBin),
+		FromReplica: o.FromReplica || in.conf.FromReplica, YieldAfter: o.YieldAfter, WholeDatabase: o.WholeDatabase}
+	if p.YieldAfter == 0 {
+		p.YieldAfter = in.conf.YieldAfter
+	}
+	return p
 }
 
 func locations(stores []blob.Store) (list []string) {

@@ -52,6 +52,16 @@ Exit codes: 0 good, 3 kept but degraded, 12 the key opens nothing (no archive).`
 	f.StringArrayVar(&o.DeploymentFiles, "deployment-file", nil, "include this compose, env or manifest `FILE` (repeatable)")
 	f.BoolVar(&redact, "redact", true, "replace secret values in deployment files by fingerprints")
 	f.BoolVar(&o.Unproved, "unproved", false, "keep a backup even when the key opens no secret in it")
+	f.StringVar(&o.Only, "only", "", "archive only this `PART`: workflows")
+	f.StringVar(&o.Engine, "engine", "", "PostgreSQL: dump with auto, pg_dump or native (`ENGINE`, default auto)")
+	f.StringVar(&o.PgBin, "pg-bin", "", "PostgreSQL: `FOLDER` with pg_dump and pg_restore")
+	f.BoolVar(&o.FromReplica, "from-replica", false, "PostgreSQL: allow a standby as the source")
+	f.DurationVar(&o.YieldAfter, "yield-after", 0, "PostgreSQL: give way when somebody waits for us for this `TIME` (default 30s)")
+	f.BoolVar(&o.WholeDatabase, "whole-database", false, "PostgreSQL: also archive what is not n8n's")
+	f.StringVar(&o.WhenRunning, "when-running", "", "while n8n executes something: continue, wait or fail (`WHAT`, default continue)")
+	f.DurationVar(&o.WaitLimit, "wait-limit", 0, "with --when-running wait: for at most this `TIME` (default 10m)")
+	f.StringVar(&o.APIURL, "api-url", "", "`URL` of n8n's public API, asked what is running")
+	f.StringVar(&o.APIKeyFile, "api-key-file", "", "`FILE` with a key of n8n's public API")
 	return cmd
 }
 
