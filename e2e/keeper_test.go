@@ -21,6 +21,7 @@ import (
 
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/labn8n"
+	"github.com/n8keep/n8keep/internal/pgtest"
 )
 
 // program is the n8keep under test.
@@ -45,7 +46,7 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
-	return m.Run()
+	return pgtest.Main(m)
 }
 
 // keeper runs n8keep as one user with one target, one identity and one instance, and looks for leaks in all it says.
