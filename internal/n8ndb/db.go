@@ -18,13 +18,14 @@ const (
 
 // DB is an open n8n database. It is safe for concurrent use.
 type DB struct {
-	engine  Engine
-	pool    *sql.DB
-	schema  string // PostgreSQL only
-	prefix  string
-	tables  []Table
-	yield   bool // a reader would hold up n8n's writes, so reads are short
-	cleanup func() error
+	engine   Engine
+	pool     *sql.DB
+	schema   string // PostgreSQL only
+	snapshot string // exported snapshot that every transaction imports; PostgreSQL only
+	prefix   string
+	tables   []Table
+	yield    bool // a reader would hold up n8n's writes, so reads are short
+	cleanup  func() error
 }
 
 // Engine is the kind of database.
@@ -55,7 +56,7 @@ func (db *DB) Close() error {
 	return err
 }
 
-// querier is what a census needs of either engine: a transaction or a connection.
+// querier is what a view needs of SQLite: a transaction or a connection.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }

@@ -1,9 +1,11 @@
 package n8ndb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,10 +20,15 @@ type PostgresConfig struct {
 	DSN         string // URL or key=value; its password is in no error
 	Schema      string // DB_POSTGRESDB_SCHEMA; "" is public
 	TablePrefix string // DB_TABLE_PREFIX
+	// Snapshot is what pg_export_snapshot returned in a transaction that is still
+	// open. Everything is then read in it, whatever is written meanwhile. "" lets
+	// every reading see the database as it is at that moment.
+	Snapshot string
+	AppName  string // application_name of the sessions; "" is n8keep
 }
 
-// OpenPostgres connects for reading. Its sessions are named n8keep, cannot write,
-// and give up after ten seconds behind somebody else's lock.
+// OpenPostgres connects for reading. Its sessions cannot write and give up after
+// ten seconds behind somebody else's lock.
 func OpenPostgres(ctx context.Context, cfg PostgresConfig) (*DB, error) {
 	c, err := pgx.ParseConfig(cfg.DSN)
 	if err != nil {
@@ -29,8 +36,13 @@ func OpenPostgres(ctx context.Context, cfg PostgresConfig) (*DB, error) {
 		return nil, problem.New(problem.Usage, "the PostgreSQL address cannot be read").
 			WithHint("write it as postgres://USER@HOST:5432/DATABASE, with the password in PGPASSWORD or ~/.pgpass")
 	}
+	if cfg.Snapshot != "" && !snapshotID.MatchString(cfg.Snapshot) {
+		return nil, problem.New(problem.Unexpected, "%q is no exported snapshot of PostgreSQL", cfg.Snapshot)
+	}
 	for name, value := range map[string]string{
-		"application_name":                    "n8keep",
+		"application_name":                    cmp.Or(cfg.AppName, "n8keep"),
+		"datestyle":                           "ISO",
+		"timezone":                            "UTC",
 		"default_transaction_read_only":       "on",
 		"lock_timeout":                        "10s",
 		"statement_timeout":                   "0",
@@ -38,10 +50,7 @@ func OpenPostgres(ctx context.Context, cfg PostgresConfig) (*DB, error) {
 	} {
 		c.RuntimeParams[name] = value
 	}
-	db := &DB{engine: Postgres, schema: cfg.Schema, prefix: cfg.TablePrefix, pool: stdlib.OpenDB(*c)}
-	if db.schema == "" {
-		db.schema = "public"
-	}
+	db := &DB{engine: Postgres, schema: cmp.Or(cfg.Schema, "public"), prefix: cfg.TablePrefix, snapshot: cfg.Snapshot, pool: stdlib.OpenDB(*c)}
 	db.pool.SetMaxOpenConns(4)
 	db.pool.SetMaxIdleConns(1)
 	where := c.Database + " on " + c.Host
@@ -90,38 +99,37 @@ func explainPostgres(err error) error {
 	case pg.Code == "55P03":
 		return problem.Wrap(problem.Busy, err, "another session holds a table locked").
 			WithHint("try again when n8n's upgrade or the other maintenance is done")
+	case pg.Code == "42P01", pg.Code == "42703":
+		return problem.Wrap(problem.Busy, err, "the structure of the database was changed while it was read").
+			WithHint("n8n is probably being upgraded: try again when it has started")
 	case strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"):
 		return problem.Wrap(problem.Unreachable, err, "the server ended the connection")
 	}
 	return err
 }
 
-func postgresTables(ctx context.Context, q querier, schema string) ([]Table, error) {
-	rows, err := q.QueryContext(ctx, `SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text, t.typname::text,
-			coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0), has_table_privilege(c.oid, 'SELECT')
+func (v *view) postgresTables(ctx context.Context) ([]Table, error) {
+	var tables tableList
+	// A table that was dropped since the snapshot has no privileges any more.
+	_, err := v.rows(ctx, `SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text, t.typname::text,
+			coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0), coalesce(has_table_privilege(c.oid, 'SELECT'), false), a.attcollation = 0
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		JOIN pg_type t ON t.oid = a.atttypid
 		LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 		WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-		ORDER BY c.relname COLLATE "C", a.attnum`, schema)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var tables tableList
-	for rows.Next() {
-		var table, column, declared, category, name string
-		var pk int
-		var readable bool
-		if err := rows.Scan(&table, &column, &declared, &category, &name, &pk, &readable); err != nil {
-			return nil, err
+		ORDER BY c.relname COLLATE "C", a.attnum`, []any{v.db.schema}, 8, 0, func(cols []any) error {
+		pk, err := strconv.Atoi(textOf(cols[5]))
+		if err != nil {
+			return err
 		}
-		tables.add(table, Column{Name: column, Type: declared, Kind: postgresKind(category, name)}, pk)
-		tables.last().unreadable = !readable
-	}
-	return tables.list(), rows.Err()
+		kind := postgresKind(textOf(cols[3]), textOf(cols[4]))
+		tables.add(textOf(cols[0]), Column{Name: textOf(cols[1]), Type: textOf(cols[2]), Kind: kind, uncollated: textOf(cols[7]) == "t"}, pk)
+		tables.last().unreadable = textOf(cols[6]) != "t"
+		return nil
+	})
+	return tables.list(), err
 }
 
 func postgresKind(category, name string) Kind {

@@ -214,6 +214,17 @@ func accounted(places []Place, columns []*Column, cols []any, i int) (known []st
 	return known, false
 }
 
+// keep copies the columns of a row for later.
+func keep(cols []any) []any {
+	kept := slices.Clone(cols)
+	for i, c := range kept {
+		if b, ok := c.([]byte); ok {
+			kept[i] = string(b)
+		}
+	}
+	return kept
+}
+
 // largeBlobs searches blobs above pieceBytes for the needle, piece by piece. Their
 // keys are gathered first, since a connection runs one query at a time.
 func (s *sweeper) largeBlobs(ctx context.Context, v *view, t *Table, c *Column) error {
@@ -236,7 +247,7 @@ func (s *sweeper) largeBlobs(ctx context.Context, v *view, t *Table, c *Column) 
 	stmt := "SELECT " + strings.Join(ids, ", ") + ", octet_length(" + name + ") FROM " + v.db.from(t) + " AS t" +
 		fmt.Sprintf(" WHERE octet_length(%s) > %d ORDER BY ", name, pieceBytes) + strings.Join(order, ", ")
 	_, err := v.rows(ctx, stmt, nil, len(ids)+1, 0, func(cols []any) error {
-		large = append(large, slices.Clone(cols))
+		large = append(large, keep(cols))
 		return nil
 	})
 	if err != nil {

@@ -19,16 +19,19 @@ const (
 
 // Column is one column of a table.
 type Column struct {
-	Name string
-	Type string // as declared
-	Kind Kind
+	Name string `json:"name"`
+	Type string `json:"type"` // as declared
+	Kind Kind   `json:"kind"`
+
+	uncollated bool // PostgreSQL: a type without collations
 }
 
-// Table is a table of n8n's, user data tables included.
+// Table is a table of n8n's, user data tables included. As JSON it describes a
+// database that is not there any more, see [NewScratch].
 type Table struct {
-	Name       string // without prefix
-	Columns    []Column
-	PrimaryKey []string // column names in key order
+	Name       string   `json:"name"` // without prefix
+	Columns    []Column `json:"columns"`
+	PrimaryKey []string `json:"primaryKey"` // column names in key order
 
 	unreadable bool // the server would refuse SELECT
 }
@@ -107,8 +110,10 @@ func (db *DB) inspect(ctx context.Context, where string) error {
 	var all []Table
 	var err error
 	if db.engine == Postgres {
-		all, err = postgresTables(ctx, db.pool, db.schema)
-		err = explainPostgres(err)
+		err = db.view(ctx, func(v *view) error {
+			all, err = v.postgresTables(ctx)
+			return err
+		})
 	} else if all, err = sqliteTables(ctx, db.pool); err != nil {
 		err = explainSQLite(where, err)
 	}

@@ -2,28 +2,30 @@ package n8ndb
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
+	"strconv"
 	"strings"
 	"unsafe"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // view is one consistent look at the database: a read-only transaction, or, where
 // a transaction would hold up n8n's writes, single short reads.
 type view struct {
 	db *DB
-	q  querier
+	q  querier   // SQLite
+	pg *pgx.Conn // PostgreSQL
 }
 
 func (db *DB) view(ctx context.Context, do func(*view) error) error {
-	if db.yield {
+	switch {
+	case db.engine == Postgres:
+		return db.postgresView(ctx, do)
+	case db.yield:
 		return do(&view{db: db, q: db.pool})
 	}
-	opts := &sql.TxOptions{}
-	if db.engine == Postgres {
-		opts = &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
-	}
-	tx, err := db.pool.BeginTx(ctx, opts)
+	tx, err := db.pool.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("beginning to read: %w", db.explain(err))
 	}
@@ -71,8 +73,8 @@ func (v *view) key(t *Table) (ids, order []string) {
 			ids, order = append(ids, c), append(order, c)
 			continue
 		}
-		ids = append(ids, c+"::text")
-		if t.Column(name).Kind == Text {
+		ids = append(ids, v.text(t.Column(name)))
+		if t.Column(name).Kind == Text && !t.Column(name).uncollated {
 			c += ` COLLATE "C"` // the same order on every server
 		}
 		order = append(order, c)
@@ -83,14 +85,17 @@ func (v *view) key(t *Table) (ids, order []string) {
 // text is the SQL that reads a column as text.
 func (v *view) text(c *Column) string {
 	s := "t." + quote(c.Name)
-	if v.db.engine == Postgres {
+	// PostgreSQL sends everything as text; the cast takes away what fills up
+	// character(n). Elsewhere it would only make the server compute what it sorts.
+	if v.db.engine == Postgres && strings.HasPrefix(c.Type, "character(") {
 		s += "::text"
 	}
 	return s
 }
 
 // each calls fn for every row, with its row id and the further columns, which fn
-// must not keep. A column is nil, string, []byte, int64, float64, bool or time.
+// must not keep. A column is nil, string, []byte, int64, float64, bool or time, with
+// PostgreSQL always nil or []byte.
 func (v *view) each(ctx context.Context, q query, fn func(row string, cols []any) error) error {
 	ids, order := v.key(q.table)
 	sel := "SELECT " + strings.Join(append(append([]string{}, ids...), q.exprs...), ", ") + " FROM " + v.db.from(q.table) + " AS t " + q.join
@@ -140,6 +145,9 @@ func (v *view) each(ctx context.Context, q query, fn func(row string, cols []any
 
 // rows runs a statement and stops, with full set, when budget bytes were read.
 func (v *view) rows(ctx context.Context, stmt string, args []any, width, budget int, fn func([]any) error) (full bool, err error) {
+	if v.pg != nil {
+		return false, v.postgresRows(ctx, stmt, args, width, fn)
+	}
 	rows, err := v.q.QueryContext(ctx, stmt, args...)
 	if err != nil {
 		return false, v.db.explain(err)
@@ -169,11 +177,10 @@ func (v *view) rows(ctx context.Context, stmt string, args []any, width, budget 
 	return false, v.db.explain(rows.Err())
 }
 
-func (v *view) count(ctx context.Context, t *Table) (int64, error) {
-	var n int64
-	_, err := v.rows(ctx, "SELECT count(*) FROM "+v.db.from(t), nil, 1, 0, func(cols []any) error {
-		n, _ = cols[0].(int64)
-		return nil
+func (v *view) count(ctx context.Context, t *Table) (n int64, err error) {
+	_, err = v.rows(ctx, "SELECT count(*) FROM "+v.db.from(t), nil, 1, 0, func(cols []any) error {
+		n, err = strconv.ParseInt(textOf(cols[0]), 10, 64)
+		return err
 	})
 	return n, err
 }
