@@ -59,7 +59,7 @@ func readCondition(ctx context.Context, conn *pgx.Conn, replica bool) (condition
 		return c, nil
 	}
 	err = conn.QueryRow(ctx, `SELECT CASE WHEN pg_last_wal_receive_lsn() IS NOT DISTINCT FROM pg_last_wal_replay_lsn() AND pg_last_wal_receive_lsn() IS NOT NULL THEN NULL
-			ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END, pg_get_wal_replay_pause_state() <> 'not paused'`).Scan(&c.LagSeconds, &c.Paused)
+			ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END, pg_is_wal_replay_paused()`).Scan(&c.LagSeconds, &c.Paused)
 	return c, explain(ctx, err, "asking the standby how far behind it is")
 }
 
