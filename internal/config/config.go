@@ -61,7 +61,7 @@ type Config struct {
 	History string `yaml:"history" flag:"history" kind:"history" example:"30d"`
 
 	// Retention says which archives "backup prune" keeps. Optional: by default
-	// one of each of the last 30 days and one of each of the last 13 weeks, which
+	// one of each of the last 30 days and one of each of the last 14 weeks, which
 	// is 90 days.
 	Retention Retention `yaml:"retention"`
 

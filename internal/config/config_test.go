@@ -214,7 +214,7 @@ func TestTargetURLs(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	if got := (RetentionPolicy{}).OrDefault(); got != (RetentionPolicy{Daily: 30, Weekly: 13}) {
+	if got := (RetentionPolicy{}).OrDefault(); got != (RetentionPolicy{Daily: 30, Weekly: 14}) {
 		t.Errorf("%+v", got)
 	}
 	if got := (RetentionPolicy{Last: 1}).OrDefault(); got != (RetentionPolicy{Last: 1}) {

@@ -25,7 +25,7 @@ type RetentionPolicy struct {
 	Daily int `yaml:"daily" example:"30"`
 
 	// Weekly keeps one archive of each of that many weeks. Optional.
-	Weekly int `yaml:"weekly" example:"13"`
+	Weekly int `yaml:"weekly" example:"14"`
 
 	// Monthly keeps one archive of each of that many months. Optional.
 	Monthly int `yaml:"monthly" example:"12"`
@@ -35,8 +35,9 @@ type RetentionPolicy struct {
 }
 
 // DefaultRetention is one archive a day for 30 days, and one a week for 90 days,
-// which touch 13 weeks.
-func DefaultRetention() RetentionPolicy { return RetentionPolicy{Daily: 30, Weekly: 13} }
+// which touch 14 weeks: the newest of a week is kept until the 14th week after it
+// has its first, 92 days later.
+func DefaultRetention() RetentionPolicy { return RetentionPolicy{Daily: 30, Weekly: 14} }
 
 // OrDefault is p, or [DefaultRetention] if p is the zero value.
 func (p RetentionPolicy) OrDefault() RetentionPolicy {
