@@ -275,6 +275,12 @@ func (t *take) rowCounts(ctx context.Context) (counts []n8ndb.RowCount, err erro
 
 // findRunning says what was going on: such an execution is archived half-way.
 func (t *take) findRunning(ctx context.Context) error {
+	running, err := t.db.Running(ctx)
+	if err := t.tolerate(err); err != nil || len(running) == 0 {
+		return err
+	}
+	t.find(FindingRunning, "execution_entity", "%s running when the database was copied, %s of workflow %s among them; n8n marks them as crashed after a restore",
+		wasOrWere(len(running)), running[0].ID, running[0].WorkflowID)
 	return nil
 }
 
