@@ -263,7 +263,7 @@ func (a *App) InstanceStatus(ctx context.Context, io InstanceOptions, o ArchiveO
 	if err != nil {
 		return nil, err
 	}
-	doc := &api.InstanceStatus{Instance: in.name, Database: first(in.database, "postgres"), Problems: []string{}}
+	doc := &api.InstanceStatus{Instance: in.name, Database: in.place(), Problems: []string{}}
 	if db, err := in.openDB(ctx); err != nil {
 		doc.Problems = append(doc.Problems, err.Error())
 	} else {

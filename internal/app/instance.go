@@ -20,11 +20,12 @@ import (
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
-// InstanceOptions say which n8n a command is about. All are optional.
+// InstanceOptions say which n8n a command is about. All are optional; N8NDir and
+// Database may both be given, an n8n on PostgreSQL having both.
 type InstanceOptions struct {
 	Name        string // --instance
 	N8NDir      string // --n8n-dir: the folder that holds config and database.sqlite
-	Database    string // --database: a SQLite file elsewhere, or postgres://...
+	Database    string // --database: a SQLite file elsewhere, or postgres://... without a password
 	TablePrefix string // --table-prefix
 	Schema      string // --schema, PostgreSQL
 	KeyFile     string // --key-file
@@ -35,8 +36,9 @@ type instance struct {
 	name     string
 	dir      string // "" when only a database is known
 	database string // SQLite path, or ""
-	dsn      string // PostgreSQL URL, or ""
+	dsn      string // PostgreSQL URL with its password, or ""
 	address  string // the database as an option gave it, or ""
+	fromEnv  bool   // dsn is that of DB_POSTGRESDB_*
 	conf     config.Instance
 	prefix   string
 	schema   string
@@ -60,23 +62,33 @@ func (a *App) instance(o InstanceOptions) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	if strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://") {
-		in.dsn = db
-	} else if strings.Contains(db, "://") {
+	switch {
+	case isPostgres(db):
+		if in.dsn, err = a.postgresAddress(db); err != nil {
+			return nil, err
+		}
+	case strings.Contains(db, "://"):
 		return nil, problem.New(problem.Usage, "--database takes a SQLite file or postgres://..., not %q", db[:strings.Index(db, "://")]+"://...").
 			WithHint("n8n itself works with SQLite and PostgreSQL only (from 2.0)")
-	} else {
+	case db != "":
 		in.database = db
+	default:
+		if err := a.environmentDatabase(in); err != nil {
+			return nil, err
+		}
 	}
 	if in.dir == "" && db == "" {
-		in.dir = n8nhome.DefaultDir(a.Env)
-		if in.dir == "" {
+		switch dir := n8nhome.DefaultDir(a.Env); {
+		case isDir(dir):
+			in.dir = dir
+		case in.dsn != "": // the database is enough
+		case dir == "":
 			return nil, problem.New(problem.Usage, "no n8n named, and neither HOME nor N8N_USER_FOLDER says where one could be").
 				WithHint("give the folder that holds n8n's config and database.sqlite with --n8n-dir DIR")
-		}
-		if !isDir(in.dir) {
-			return nil, problem.New(problem.Usage, "no n8n found: neither --n8n-dir nor a configuration names one, and %q does not exist", in.dir).
-				WithHint("give the folder that holds n8n's config and database.sqlite with --n8n-dir DIR")
+		default:
+			return nil, problem.New(problem.Usage, "no n8n found: neither --n8n-dir nor a configuration names one, and %q does not exist", dir).
+				WithHint("give the folder that holds n8n's config and database.sqlite with --n8n-dir DIR").
+				WithHint("or, for an n8n on PostgreSQL, --database postgres://USER@HOST/DB")
 		}
 	}
 	if in.dir != "" {
@@ -88,7 +100,7 @@ func (a *App) instance(o InstanceOptions) (*instance, error) {
 		in.database = n8nhome.DatabasePath(in.dir, a.Env)
 	}
 	if in.name == "" {
-		in.name = defaultName(first(in.database, passwordInURL.ReplaceAllString(in.dsn, "$1@")))
+		in.name = defaultName(first(in.database, postgresLocation(in.dsn)))
 	}
 	return in, nil
 }
@@ -98,10 +110,19 @@ func (a *App) databaseAddress(address config.Address) (string, error) {
 		return "", nil
 	}
 	s, err := address.Resolve(a.Env, os.ReadFile)
-	return s.Reveal(), err
+	if err != nil {
+		return "", err
+	}
+	db := s.Reveal()
+	if address.IsReference() {
+		// What is behind a reference may be secret, so it must not end up in a message as if it were a path.
+		if db = strings.TrimSpace(db); !isPostgres(db) && !filepath.IsAbs(db) {
+			return "", problem.New(problem.Usage, "the database at %q is no address (it is not shown here)", address.String()).
+				WithHint("postgres://USER:PASSWORD@HOST:5432/DATABASE is expected there, or the whole path of a SQLite file")
+		}
+	}
+	return db, nil
 }
-
-var passwordInURL = regexp.MustCompile(`^([a-z]+://[^/@:]*):[^/@]*@`)
 
 // configured finds the instance's part of the configuration: the one named, or
 // the only one when nothing else says which n8n is meant.
@@ -153,6 +174,8 @@ var notInName = regexp.MustCompile(`[^a-z0-9.-]+`)
 // flag is how a command is told that this n8n is meant.
 func (in *instance) flag() string {
 	switch {
+	case in.dsn != "" && in.address != "":
+		return fmt.Sprintf("--database %q", in.address)
 	case in.dir != "":
 		return fmt.Sprintf("--n8n-dir %q", in.dir)
 	case in.database != "":

@@ -84,7 +84,8 @@ type Instance struct {
 
 	// Database is where n8n's data is: the path of an SQLite file, or a PostgreSQL
 	// address without a password, or a reference to one with it. Optional: by
-	// default database.sqlite in n8n_dir.
+	// default that of the environment with DB_TYPE=postgresdb, else database.sqlite
+	// in n8n_dir.
 	Database Address `yaml:"database" flag:"database" example:"env:N8KEEP_DATABASE"`
 
 	// Schema is n8n's DB_POSTGRESDB_SCHEMA. Optional: by default public. It means

@@ -102,7 +102,9 @@ func ParseAddress(s string) (Address, error) {
 		}
 		_, inUser := u.User.Password()
 		if inUser || u.Query().Has("password") || u.Query().Has("sslpassword") {
-			return Address{}, problem.New(problem.Usage, "the address holds a password; put it in a file and write file:PATH, or env:NAME, or use ~/.pgpass")
+			return Address{}, problem.New(problem.Usage, "the address holds a password; put it in a file and write file:PATH, or env:NAME, or use ~/.pgpass").
+				WithHint("leave the password out; it is looked for in DB_POSTGRESDB_PASSWORD, DB_POSTGRESDB_PASSWORD_FILE, PGPASSWORD, and PGPASSFILE or ~/.pgpass").
+				WithHint("or write the whole address with its password into a file that only you can read, and give file:PATH instead")
 		}
 	} else if looksSecret(s) {
 		return Address{}, problem.New(problem.Usage, "%v", errSecret)
@@ -112,6 +114,9 @@ func ParseAddress(s string) (Address, error) {
 
 // IsZero reports whether there is no address.
 func (a Address) IsZero() bool { return a.plain == "" && a.ref.IsZero() }
+
+// IsReference reports whether the address itself is elsewhere.
+func (a Address) IsReference() bool { return !a.ref.IsZero() }
 
 // String is the address as written in the file; it is no secret.
 func (a Address) String() string {

@@ -2,6 +2,10 @@
 // key n8n takes from it and from its environment, the file named config, and
 // which of the other files belong into an archive.
 //
+// It also reads n8n's settings of PostgreSQL as n8n does ([Postgres]), and finds
+// the password of an address that has none ([PostgresPassword]). Nothing here
+// connects to a server, and no TLS key is put on a disk.
+//
 // n8n has changed three times which key wins when the config file and the
 // environment name different ones, and twice what it does to the text before it
 // uses it. [ResolveKey] has the rules of every version in one table and follows
