@@ -25,25 +25,29 @@ import (
 	"time"
 )
 
-// The errors that every store returns, wrapped, for these two cases. Any other
-// error means that the store could not be asked or did not answer, and that the
-// caller may try again later.
+// The errors that every store returns, wrapped, for these cases. Any other error
+// means that the store could not be asked, refused, or did not answer, and that
+// the caller may try again later.
 var (
 	ErrNotFound = errors.New("object not found")
 	ErrExists   = errors.New("object exists already")
+	ErrLocked   = errors.New("object is locked") // nobody may delete it yet
 )
 
 // Info describes a stored object.
 type Info struct {
 	Name    string
 	Size    int64     // bytes
-	ModTime time.Time // the store's own clock, not the writer's
+	// ModTime is of the store's own clock, not the writer's. Put may say when the
+	// store answered, which differs a little from what Stat and List say.
+	ModTime time.Time
 
 	// ETag differs when the content does; "" when the store has none. It is not a
 	// checksum.
 	ETag string
 	// LockedUntil is when the store lets anybody delete the object; zero when it
-	// may be deleted now, or the store does not say.
+	// may be deleted now, or the store does not say. Stat says it where the store
+	// has locks and the identity may ask; List need not.
 	LockedUntil time.Time
 	// Altered says what somebody did to the object after it was put, in words, ""
 	// for nothing. A store with versions still yields the object as it was put.
@@ -61,6 +65,9 @@ type Properties struct {
 	// Versioned says that overwritten and deleted objects remain readable: the
 	// store yields what was put first.
 	Versioned bool
+	// Caveat is what the store found out, since it was opened, that this identity
+	// cannot see, in words; "" for nothing.
+	Caveat string
 }
 
 // Store holds objects. All methods may be called from several goroutines.
@@ -91,8 +98,10 @@ type Store interface {
 	// may or may not be seen; all others are, once.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 
-	// Delete removes an object. On a nil error it is gone for good, also after
-	// a crash. ErrNotFound if there is no such object.
+	// Delete removes an object, with all that was put over it. On a nil error it
+	// is gone for good, also after a crash. ErrNotFound if there is no such
+	// object, ErrLocked if the store keeps it for a time that is not over; then
+	// it is as it was.
 	Delete(ctx context.Context, name string) error
 
 	// Properties does no I/O.

@@ -1,0 +1,555 @@
+package s3blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/remote"
+)
+
+// nullVersion is the version id of objects that were put while the bucket had no
+// versions.
+const nullVersion = "null"
+
+// object is what a name stands for: the oldest version of a key, and what lies
+// over it.
+type object struct {
+	info    blob.Info
+	version string   // "" for the only one
+	over    []string // newer versions and delete markers, newest first
+	gone    bool     // no version is left, only delete markers
+}
+
+// remembered is the most objects that List keeps for Get.
+const remembered = 100_000
+
+func (s *Store) remember(o object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.objects) < remembered {
+		s.objects[o.info.Name] = o
+	}
+}
+
+func (s *Store) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.objects, name)
+}
+
+func (s *Store) recall(name string) (object, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, ok := s.objects[name]
+	return o, ok
+}
+
+// plainList says whether the bucket is read without versions.
+func (s *Store) plainList() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plain != ""
+}
+
+// withoutVersions decides what to do when versions cannot be listed: go on with
+// what the bucket shows, or not.
+func (s *Store) withoutVersions(err error) error {
+	why := ""
+	switch {
+	case refused(err):
+		why = "this identity may not list versions (s3:ListBucketVersions)"
+	case code(err) == "NotImplemented" || status(err) == http.StatusNotImplemented || status(err) == http.StatusMethodNotAllowed:
+		why = "the service has no versions"
+	default:
+		return err
+	}
+	if s.cfg.Lock != "" {
+		p := problem.New(problem.Unreachable, "%s, without which a forged or hidden object under lock cannot be told from the real one", why)
+		p.Err = err
+		return p.WithHint(`"n8keep target policy --role restorer" prints what reading needs; without lock in the URL the bucket is read as it looks now`)
+	}
+	s.mu.Lock()
+	known := s.plain != ""
+	s.plain = why
+	s.mu.Unlock()
+	if !known {
+		s.cfg.Logger.Warn("older versions of objects are not seen", "target", s.cfg.location(), "reason", why)
+	}
+	return nil
+}
+
+// scan yields the objects whose keys begin with prefix, in the order of keys.
+// Those of which only delete markers are left come with gone set.
+func (s *Store) scan(ctx context.Context, prefix string) iter.Seq2[object, error] {
+	return func(yield func(object, error) bool) {
+		if !s.plainList() {
+			more, err := s.scanVersions(ctx, prefix, yield)
+			if !more {
+				return
+			}
+			if err = s.withoutVersions(err); err != nil {
+				yield(object{}, err)
+				return
+			}
+		}
+		s.scanPlain(ctx, prefix, yield)
+	}
+}
+
+// layer is one version or delete marker of a key.
+type layer struct {
+	key, id string
+	at      time.Time
+	marker  bool
+	size    int64
+	etag    string
+}
+
+// scanVersions returns true when nothing was yielded yet and the first request
+// failed with the error it returns.
+func (s *Store) scanVersions(ctx context.Context, prefix string, yield func(object, error) bool) (failed bool, err error) {
+	in := &s3.ListObjectVersionsInput{Bucket: &s.cfg.Bucket, Prefix: optional(prefix)}
+	var pending []layer // all of one key, which the next page may go on with
+	flush := func() bool {
+		if len(pending) == 0 {
+			return true
+		}
+		o := s.pile(pending)
+		pending = pending[:0]
+		return yield(o, nil)
+	}
+	for page := 0; ; page++ {
+		var out *s3.ListObjectVersionsOutput
+		err := s.request(ctx, func() (err error) {
+			out, err = s.client.ListObjectVersions(ctx, in)
+			return err
+		})
+		if err != nil {
+			if page == 0 && (refused(err) || code(err) == "NotImplemented" || status(err) == http.StatusNotImplemented || status(err) == http.StatusMethodNotAllowed) {
+				return true, err
+			}
+			yield(object{}, err)
+			return false, nil
+		}
+		for _, l := range layers(out) {
+			if len(pending) > 0 && pending[0].key != l.key && !flush() {
+				return false, nil
+			}
+			pending = append(pending, l)
+		}
+		if !aws.ToBool(out.IsTruncated) {
+			flush()
+			return false, nil
+		}
+		if aws.ToString(out.NextKeyMarker) == "" {
+			yield(object{}, errors.New("the list of versions is cut without saying where it goes on"))
+			return false, nil
+		}
+		in.KeyMarker, in.VersionIdMarker = out.NextKeyMarker, out.NextVersionIdMarker
+	}
+}
+
+// layers are the versions and markers of a page by key. The protocol's order of
+// versions of one key among markers is lost in the client, so times decide.
+func layers(out *s3.ListObjectVersionsOutput) []layer {
+	var all []layer
+	for _, v := range out.Versions {
+		all = append(all, layer{key: aws.ToString(v.Key), id: aws.ToString(v.VersionId), at: aws.ToTime(v.LastModified), size: aws.ToInt64(v.Size), etag: etag(v.ETag)})
+	}
+	for _, m := range out.DeleteMarkers {
+		all = append(all, layer{key: aws.ToString(m.Key), id: aws.ToString(m.VersionId), at: aws.ToTime(m.LastModified), marker: true})
+	}
+	slices.SortStableFunc(all, func(a, b layer) int { return strings.Compare(a.key, b.key) })
+	return all
+}
+
+// pile makes an object of all that one key has, newest versions first.
+func (s *Store) pile(all []layer) object {
+	first := -1
+	for i, l := range all {
+		// Of the same second, the one that is listed later is older.
+		if !l.marker && (first < 0 || !l.at.After(all[first].at)) {
+			first = i
+		}
+	}
+	name := strings.TrimPrefix(all[0].key, s.cfg.Prefix)
+	o := object{info: blob.Info{Name: name}, gone: first < 0}
+	var versions, markers int
+	var since time.Time
+	for i, l := range all {
+		if i == first {
+			continue
+		}
+		o.over = append(o.over, l.id)
+		if first >= 0 && l.at.Before(all[first].at) {
+			continue // a marker from before the object was put hides nothing
+		}
+		if l.marker {
+			markers++
+		} else {
+			versions++
+		}
+		if since.IsZero() || l.at.Before(since) {
+			since = l.at
+		}
+	}
+	if first < 0 {
+		return o
+	}
+	f := all[first]
+	o.info.Size, o.info.ModTime, o.info.ETag, o.version = f.size, f.at, f.etag, f.id
+	if f.id == nullVersion && len(o.over) == 0 {
+		o.version = ""
+	}
+	o.info.Altered = altered(versions, markers, since)
+	return o
+}
+
+func altered(versions, markers int, since time.Time) string {
+	if versions+markers == 0 {
+		return ""
+	}
+	var what []string
+	for _, c := range []struct {
+		n    int
+		noun string
+	}{{versions, "overwritten"}, {markers, "deleted"}} {
+		switch {
+		case c.n == 1:
+			what = append(what, c.noun)
+		case c.n > 1:
+			what = append(what, fmt.Sprintf("%s %d times", c.noun, c.n))
+		}
+	}
+	return fmt.Sprintf("%s since %s; the version that was put first is read", strings.Join(what, " and "), since.UTC().Format(time.RFC3339))
+}
+
+func (s *Store) scanPlain(ctx context.Context, prefix string, yield func(object, error) bool) {
+	in := &s3.ListObjectsV2Input{Bucket: &s.cfg.Bucket, Prefix: optional(prefix)}
+	for {
+		var out *s3.ListObjectsV2Output
+		err := s.request(ctx, func() (err error) {
+			out, err = s.client.ListObjectsV2(ctx, in)
+			return err
+		})
+		if err != nil {
+			yield(object{}, err)
+			return
+		}
+		for _, c := range out.Contents {
+			name := strings.TrimPrefix(aws.ToString(c.Key), s.cfg.Prefix)
+			if !yield(object{info: blob.Info{Name: name, Size: aws.ToInt64(c.Size), ModTime: aws.ToTime(c.LastModified), ETag: etag(c.ETag)}}, nil) {
+				return
+			}
+		}
+		if !aws.ToBool(out.IsTruncated) {
+			return
+		}
+		if aws.ToString(out.NextContinuationToken) == "" {
+			yield(object{}, errors.New("the list is cut without saying where it goes on"))
+			return
+		}
+		in.ContinuationToken = out.NextContinuationToken
+	}
+}
+
+// request is one request with its retries, its error as the service gave it.
+func (s *Store) request(ctx context.Context, send func() error) error {
+	return s.retry.Do(ctx, func(int) error {
+		err := send()
+		if err != nil && transient(err) {
+			s.cfg.Logger.Debug("request to the target failed, trying again", "error", s.brief(err))
+			return remote.Again(err, retryAfter(err))
+		}
+		return err
+	})
+}
+
+// find asks for one object and all that lies over it.
+func (s *Store) find(ctx context.Context, name string) (object, error) {
+	key := s.cfg.Prefix + name
+	if s.plainList() {
+		return s.findPlain(ctx, name)
+	}
+	for o, err := range s.scan(ctx, key) {
+		if err != nil {
+			return object{}, err
+		}
+		if o.info.Name == name {
+			if o.gone {
+				return o, blob.ErrNotFound
+			}
+			return o, nil
+		}
+		break // keys come in order, and no longer one precedes it
+	}
+	return object{}, blob.ErrNotFound
+}
+
+func (s *Store) findPlain(ctx context.Context, name string) (object, error) {
+	var out *s3.HeadObjectOutput
+	err := s.request(ctx, func() (err error) {
+		out, err = s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: aws.String(s.cfg.Prefix + name)})
+		return err
+	})
+	if missing(err) {
+		return object{}, blob.ErrNotFound
+	}
+	if err != nil {
+		return object{}, err
+	}
+	return object{info: blob.Info{Name: name, Size: aws.ToInt64(out.ContentLength), ModTime: aws.ToTime(out.LastModified), ETag: etag(out.ETag), LockedUntil: lockedUntil(out)}}, nil
+}
+
+// forever is the end of a legal hold, which has none.
+var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+
+func lockedUntil(out *s3.HeadObjectOutput) time.Time {
+	if out.ObjectLockLegalHoldStatus == types.ObjectLockLegalHoldStatusOn {
+		return forever
+	}
+	return aws.ToTime(out.ObjectLockRetainUntilDate)
+}
+
+// lock asks until when a version is locked; zero when it is not, or when this
+// identity may not ask.
+func (s *Store) lock(ctx context.Context, name, version string) (time.Time, error) {
+	var out *s3.HeadObjectOutput
+	err := s.request(ctx, func() (err error) {
+		out, err = s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: aws.String(s.cfg.Prefix + name), VersionId: optional(version)})
+		return err
+	})
+	switch {
+	case err == nil:
+		if until := lockedUntil(out); until.After(s.now()) {
+			return until, nil
+		}
+		return time.Time{}, nil
+	case refused(err):
+		return time.Time{}, nil
+	case missing(err):
+		return time.Time{}, blob.ErrNotFound
+	}
+	return time.Time{}, err
+}
+
+// Stat implements [blob.Store].
+func (s *Store) Stat(ctx context.Context, name string) (blob.Info, error) {
+	if err := blob.CheckName(name); err != nil {
+		return blob.Info{}, err
+	}
+	o, err := s.find(ctx, name)
+	if err == nil && o.info.LockedUntil.IsZero() && !s.plainList() {
+		o.info.LockedUntil, err = s.lock(ctx, name, o.version)
+	}
+	if err != nil {
+		return blob.Info{}, s.explain(ctx, fmt.Sprintf("looking for %q in %q", name, s.cfg.location()), err)
+	}
+	return o.info, nil
+}
+
+// List implements [blob.Store].
+func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
+	return func(yield func(blob.Info, error) bool) {
+		for o, err := range s.scan(ctx, s.cfg.Prefix+prefix) {
+			if err != nil {
+				yield(blob.Info{}, s.explain(ctx, fmt.Sprintf("listing %q", s.cfg.location()), err))
+				return
+			}
+			if o.gone || blob.CheckName(o.info.Name) != nil {
+				continue
+			}
+			s.remember(o)
+			if !yield(o.info, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Get implements [blob.Store].
+func (s *Store) Get(ctx context.Context, name string) (io.ReadCloser, blob.Info, error) {
+	if err := blob.CheckName(name); err != nil {
+		return nil, blob.Info{}, err
+	}
+	r, err := s.get(ctx, name)
+	if err != nil {
+		return nil, blob.Info{}, s.explain(ctx, fmt.Sprintf("opening %q in %q", name, s.cfg.location()), err)
+	}
+	return r, r.object.info, nil
+}
+
+func (s *Store) get(ctx context.Context, name string) (*reader, error) {
+	o, known := s.recall(name)
+	for {
+		if !known {
+			var err error
+			if o, err = s.find(ctx, name); err != nil {
+				return nil, err
+			}
+		}
+		r := &reader{ctx: ctx, store: s, object: o}
+		err := r.open()
+		if err == nil {
+			return r, nil
+		}
+		if !known || !missing(err) && !precondition(err) {
+			if missing(err) {
+				return nil, blob.ErrNotFound
+			}
+			return nil, err
+		}
+		s.forget(name)
+		known = false
+	}
+}
+
+// reader yields exactly the object's size, over as many connections as it takes.
+type reader struct {
+	ctx    context.Context
+	store  *Store
+	object object
+	body   io.ReadCloser
+	at     int64
+}
+
+// open asks for the rest of the object.
+func (r *reader) open() error {
+	return r.store.request(r.ctx, r.ask)
+}
+
+func (r *reader) ask() error {
+	s, info := r.store, r.object.info
+	in := &s3.GetObjectInput{Bucket: &s.cfg.Bucket, Key: aws.String(s.cfg.Prefix + info.Name), VersionId: optional(r.object.version)}
+	if r.at > 0 {
+		in.Range = aws.String(fmt.Sprintf("bytes=%d-", r.at))
+	}
+	if info.ETag != "" {
+		in.IfMatch = aws.String(`"` + info.ETag + `"`)
+	}
+	out, err := s.client.GetObject(r.ctx, in)
+	if err != nil {
+		return err
+	}
+	if got := aws.ToInt64(out.ContentLength); got != info.Size-r.at {
+		out.Body.Close()
+		return fmt.Errorf("the service announces %d bytes where %d are left of %d", got, info.Size-r.at, info.Size)
+	}
+	r.body = out.Body
+	return nil
+}
+
+// Read implements io.Reader. A connection that is lost is replaced as long as
+// each yields something, or as often as a request is tried.
+func (r *reader) Read(p []byte) (int, error) {
+	left := r.object.info.Size - r.at
+	if left == 0 {
+		return 0, io.EOF
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	p = p[:min(int64(len(p)), left)]
+	var n int
+	err := r.store.retry.Do(r.ctx, func(int) error {
+		if r.body == nil {
+			if err := r.ask(); err != nil {
+				if transient(err) {
+					return remote.Again(err, retryAfter(err))
+				}
+				return err
+			}
+		}
+		var err error
+		n, err = r.body.Read(p)
+		r.at += int64(n)
+		if n > 0 || err == nil {
+			return nil // an error comes again with the next reading
+		}
+		r.body.Close()
+		r.body = nil
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if r.ctx.Err() != nil {
+			return context.Cause(r.ctx)
+		}
+		r.store.cfg.Logger.Debug("reading was interrupted, going on", "name", r.object.info.Name, "at", r.at, "error", r.store.brief(err))
+		return remote.Again(err, 0)
+	})
+	if err != nil {
+		return n, r.store.explain(r.ctx, fmt.Sprintf("reading %q from %q", r.object.info.Name, r.store.cfg.location()), err)
+	}
+	return n, nil
+}
+
+// Close implements io.Closer.
+func (r *reader) Close() error {
+	if r.body == nil {
+		return nil
+	}
+	body := r.body
+	r.body = nil
+	return body.Close()
+}
+
+// Delete implements [blob.Store]: of what one name has, everything. What lies over
+// the object goes first, so that a deletion which is interrupted leaves
+// the object, and a version that somebody forged never takes its place.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	if err := blob.CheckName(name); err != nil {
+		return err
+	}
+	s.forget(name)
+	err := s.remove(ctx, name)
+	return s.explain(ctx, fmt.Sprintf("deleting %q from %q", name, s.cfg.location()), err)
+}
+
+func (s *Store) remove(ctx context.Context, name string) error {
+	o, err := s.find(ctx, name)
+	if err != nil {
+		return err
+	}
+	until, err := s.lock(ctx, name, o.version)
+	if err != nil {
+		return err
+	}
+	if !until.IsZero() {
+		return locked(until)
+	}
+	for _, version := range append(slices.Clone(o.over), o.version) {
+		err := s.request(ctx, func() error {
+			_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.cfg.Bucket, Key: aws.String(s.cfg.Prefix + name), VersionId: optional(version)})
+			return err
+		})
+		if refused(err) {
+			if until, lockErr := s.lock(ctx, name, version); lockErr == nil && !until.IsZero() {
+				return locked(until)
+			}
+		}
+		if err != nil && !missing(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func locked(until time.Time) error {
+	if until.Equal(forever) {
+		return fmt.Errorf("%w by a legal hold", blob.ErrLocked)
+	}
+	return fmt.Errorf("%w until %s", blob.ErrLocked, until.UTC().Format(time.RFC3339))
+}
