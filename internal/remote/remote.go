@@ -182,15 +182,16 @@ func (o Options) Retention() (time.Duration, string, error) {
 }
 
 // Prefix is a URL's path as the beginning of object names: "" or ending in a
-// slash, without empty, "." and ".." elements.
+// slash, without empty, "." and ".." elements and without characters that mean
+// something to a shell or a policy.
 func Prefix(scheme, path string) (string, error) {
 	path = strings.Trim(path, "/")
 	if path == "" {
 		return "", nil
 	}
 	for part := range strings.SplitSeq(path, "/") {
-		if part == "" || part == "." || part == ".." || strings.ContainsFunc(part, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return "", problem.New(problem.Usage, `target %s: a path element that is empty, ".", ".." or not printable`, scheme+"://...")
+		if part == "" || part == "." || part == ".." || strings.ContainsAny(part, "\"'`\\#*?[]") || strings.ContainsFunc(part, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return "", problem.New(problem.Usage, `target %s: a path element that is empty, ".", "..", or holds a quote or one of \#*?[]`, scheme+"://...")
 		}
 	}
 	return path + "/", nil

@@ -59,7 +59,7 @@ func (r Retry) Do(ctx context.Context, f func(attempt int) error) error {
 		if attempt+1 >= r.attempts() {
 			return a.err
 		}
-		if err := r.wait(ctx, max(r.backoff(attempt), a.after)); err != nil {
+		if err := r.pause(ctx, attempt, a.after); err != nil {
 			return err
 		}
 	}
@@ -89,7 +89,11 @@ func (r Retry) backoff(attempt int) time.Duration {
 	return mean/2 + rand.N(mean)
 }
 
-func (r Retry) wait(ctx context.Context, d time.Duration) error {
+// Pause waits as Do does after the failure of the given attempt, counted from 0.
+func (r Retry) Pause(ctx context.Context, attempt int) error { return r.pause(ctx, attempt, 0) }
+
+func (r Retry) pause(ctx context.Context, attempt int, atLeast time.Duration) error {
+	d := max(r.backoff(attempt), atLeast)
 	if r.Wait != nil {
 		return r.Wait(ctx, d)
 	}

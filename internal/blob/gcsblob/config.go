@@ -1,7 +1,6 @@
 package gcsblob
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -100,5 +99,3 @@ func (c Config) location() string {
 	}
 	return s
 }
-
-func noWait(context.Context, time.Duration) error { return nil }
