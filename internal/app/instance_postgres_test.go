@@ -60,15 +60,15 @@ func TestPostgresPasswords(t *testing.T) {
 		env map[string]string
 		io  app.InstanceOptions
 	}{
-		"n8n's variable":    {map[string]string{"DB_POSTGRESDB_PASSWORD": password, "HOME": "/nowhere"}, plain},
-		"n8n's file":        {map[string]string{"DB_POSTGRESDB_PASSWORD_FILE": filepath.Join(d.dir, "pw"), "HOME": "/nowhere"}, plain},
-		"libpq's variable":  {map[string]string{"PGPASSWORD": password, "HOME": "/nowhere"}, plain},
+		"n8n's variable":    {map[string]string{"DB_POSTGRESDB_PASSWORD": password, "HOME": filepath.Join(d.dir, "empty")}, plain},
+		"n8n's file":        {map[string]string{"DB_POSTGRESDB_PASSWORD_FILE": filepath.Join(d.dir, "pw"), "HOME": filepath.Join(d.dir, "empty")}, plain},
+		"libpq's variable":  {map[string]string{"PGPASSWORD": password, "HOME": filepath.Join(d.dir, "empty")}, plain},
 		"password file":     {nil, plain},
 		"named file":        {map[string]string{"PGPASSFILE": filepath.Join(d.dir, "passfile")}, plain},
-		"reference":         {map[string]string{"HOME": "/nowhere"}, app.InstanceOptions{Name: "conf", KeyFile: key}},
-		"reference to env":  {map[string]string{"HOME": "/nowhere", "ADDRESS": u.String()}, app.InstanceOptions{Name: "user", KeyFile: key}},
-		"reference by flag": {map[string]string{"HOME": "/nowhere"}, app.InstanceOptions{Name: "x", Database: "file:" + filepath.Join(d.dir, "address"), KeyFile: key}},
-		"in the parameters": {map[string]string{"HOME": "/nowhere", "ADDRESS": withoutPassword(u) + "&password=" + url.QueryEscape(password)}, app.InstanceOptions{Name: "user", KeyFile: key}},
+		"reference":         {map[string]string{"HOME": filepath.Join(d.dir, "empty")}, app.InstanceOptions{Name: "conf", KeyFile: key}},
+		"reference to env":  {map[string]string{"HOME": filepath.Join(d.dir, "empty"), "ADDRESS": u.String()}, app.InstanceOptions{Name: "user", KeyFile: key}},
+		"reference by flag": {map[string]string{"HOME": filepath.Join(d.dir, "empty")}, app.InstanceOptions{Name: "x", Database: "file:" + filepath.Join(d.dir, "address"), KeyFile: key}},
+		"in the parameters": {map[string]string{"HOME": filepath.Join(d.dir, "empty"), "ADDRESS": withoutPassword(u) + "&password=" + url.QueryEscape(password)}, app.InstanceOptions{Name: "user", KeyFile: key}},
 		"both":              {nil, app.InstanceOptions{Name: "x", Database: plain.Database, N8NDir: d.n8n}},
 	} {
 		clear(env)
@@ -84,7 +84,7 @@ func TestPostgresPasswords(t *testing.T) {
 	}
 
 	clear(env)
-	env["HOME"] = "/nowhere"
+	env["HOME"] = filepath.Join(d.dir, "empty")
 	_, err := d.app().Census(t.Context(), "census", plain, app.CensusOptions{})
 	wantProblem(t, err, problem.Unreachable, "refuses the login of postgres")
 	withIt := plain
