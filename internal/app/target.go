@@ -8,7 +8,11 @@ import (
 	"strings"
 
 	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/blob/azureblob"
 	"github.com/n8keep/n8keep/internal/blob/fileblob"
+	"github.com/n8keep/n8keep/internal/blob/gcsblob"
+	"github.com/n8keep/n8keep/internal/blob/s3blob"
+	"github.com/n8keep/n8keep/internal/blob/sftpblob"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
@@ -24,11 +28,37 @@ func (a *App) openTarget(ctx context.Context, name string, write bool) (blob.Sto
 	if !remote || scheme == "file" {
 		return a.openFolder(location, write)
 	}
-	_, err = url.Parse(location)
+	u, err := url.Parse(location)
 	if err != nil {
 		// The parser's text quotes what it was given.
 		return nil, problem.New(problem.Usage, "target %q: the address cannot be read", scheme+"://...").
 			WithHint("it looks like s3://bucket/prefix?region=eu-central-1; percent-encode what is not a letter, digit or one of -._~/")
+	}
+	switch scheme {
+	case "s3":
+		cfg, err := s3blob.Parse(u, a.Env)
+		if err != nil {
+			return nil, err
+		}
+		return s3blob.New(ctx, cfg)
+	case "gcs", "gs":
+		cfg, err := gcsblob.Parse(u, a.Env)
+		if err != nil {
+			return nil, err
+		}
+		return gcsblob.New(ctx, cfg)
+	case "azure":
+		cfg, err := azureblob.Parse(u, a.Env)
+		if err != nil {
+			return nil, err
+		}
+		return azureblob.New(ctx, cfg)
+	case "sftp":
+		cfg, err := sftpblob.Parse(u, a.Env)
+		if err != nil {
+			return nil, err
+		}
+		return sftpblob.New(ctx, cfg)
 	}
 	return nil, problem.New(problem.Usage, "target %q: no kind of target is called %q", scheme+"://...", scheme).
 		WithHint("give a folder, or s3://, gcs://, azure:// or sftp://; the manual says how each is written")
