@@ -93,6 +93,10 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	}
 	counts := map[string]int64{}
 	defer func() { err = end(err, counts) }()
+	waited, err := a.guard(ctx, in, o)
+	if err != nil {
+		return nil, err
+	}
 
 	res, err := backup.Create(ctx, backup.Config{Instance: in.name, N8NDir: in.dir, Database: in.database, Postgres: in.postgres(o), Only: o.Only, TablePrefix: in.prefix,
 		Key: key.key, Recipients: recipients, Stores: stores, SigningKey: signing, Receipt: receipt, History: history,
@@ -111,7 +115,7 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	counts["secrets"], counts["secrets_failed"], counts["bytes"], counts["findings"] = s.Secrets, s.SecretsFailed, s.Size, s.Findings
 	doc = &api.Backup{Archive: archiveDoc(s, archive.SignerOf(signing), true), LastMigration: s.LastMigration, SHA256: s.SHA256, Targets: storedDocs(res.Targets),
 		KeySource: key.source, OtherSources: list(key.others), Findings: findingDocs(res.Findings), Failures: failureDocs(res.Failures),
-		Warnings: append(list(key.warnings), res.Warnings...), Notes: list(res.Notes), Seconds: res.Elapsed.Seconds()}
+		Warnings: append(list(key.warnings), res.Warnings...), Notes: append(list(res.Notes), waited...), Seconds: res.Elapsed.Seconds()}
 	if info, err := os.Stat(keyPath); err == nil && info.Mode().Perm()&0o077 != 0 {
 		doc.Warnings = append(doc.Warnings, "the signing key "+keyPath+" can be read by others: chmod 600 it")
 	}

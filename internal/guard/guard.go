@@ -136,7 +136,7 @@ func Check(ctx context.Context, cfg Config) (Report, error) {
 				WithHint("wait for them with --when-running wait, or back up beside them with --when-running continue")
 		case report.Waited >= cfg.Limit:
 			return report, busy(running, fmt.Sprintf(" after %s of waiting", cfg.Limit)).
-				WithHint("back up beside them with --when-running continue, or give them more time with --running-limit\n" +
+				WithHint("back up beside them with --when-running continue, or give them more time with --wait-limit\n" +
 					"executions that a crash left behind end when n8n is started anew")
 		}
 		if cfg.Waiting != nil {

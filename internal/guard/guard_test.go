@@ -80,7 +80,7 @@ func TestCheck(t *testing.T) {
 			Report{Mode: Wait, Source: "database", First: two(), Running: one, Waited: 7 * time.Second},
 			[]time.Duration{2 * time.Second, 2 * time.Second, 2 * time.Second, time.Second},
 			"1 execution is running in n8n after 7s of waiting, the first is 7",
-			"back up beside them with --when-running continue, or give them more time with --running-limit\nexecutions that a crash left behind end when n8n is started anew"},
+			"back up beside them with --when-running continue, or give them more time with --wait-limit\nexecutions that a crash left behind end when n8n is started anew"},
 		"the API knows": {Continue, []Source{answers("api", one), answers("database", two())}, Report{Mode: Continue, Source: "api", First: one, Running: one}, nil, "", ""},
 		"the API sees less than the database": {Continue, []Source{answers("api", nil), answers("database", two())},
 			Report{Mode: Continue, Source: "database", First: two(), Running: two()}, nil, "", ""},
