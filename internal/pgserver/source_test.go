@@ -65,13 +65,14 @@ func as(t *testing.T, dsn, user, password string) string {
 func role(t *testing.T, dsn, attributes string, databases ...string) string {
 	t.Helper()
 	name := "r_" + strings.ToLower(strings.NewReplacer("/", "_", "=", "_").Replace(t.Name()))
+	admin := maintenance(t, dsn)
 	for i := 2; ; i++ {
-		if !value[bool](t, session(t, dsn), `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, name) {
+		if !value[bool](t, admin, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, name) {
 			break
 		}
 		name = strings.TrimRight(name, "0123456789") + fmt.Sprint(i)
 	}
-	run(t, session(t, dsn), fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD 'p' %s`, quote(name), attributes))
+	run(t, admin, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD 'p' %s`, quote(name), attributes))
 	t.Cleanup(func() {
 		ctx := context.Background()
 		for _, d := range append(databases, dsn) {
