@@ -2,40 +2,134 @@ package backup
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/n8keep/n8keep/archive"
+	"github.com/n8keep/n8keep/internal/failpoint"
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/pgclient"
+	"github.com/n8keep/n8keep/internal/pgcopy"
+	"github.com/n8keep/n8keep/internal/pgdump"
+	"github.com/n8keep/n8keep/internal/pgserver"
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// Names of a PostgreSQL database inside an archive; docs/format.md is the reference.
+const (
+	DumpEntry    = "database/postgres.dump" // pg_dump's custom format, in pieces .000001 and so on
+	KeptFolder   = "database/kept/"         // rows of tables that the dump has without their rows
+	NativeFolder = "database/native/"       // SQL that psql takes
+	TablesEntry  = "database/tables.json"   // what verification without a server has to know
+)
+
+// Engines that dump a PostgreSQL database.
+const (
+	EngineAuto   = "auto"    // pg_dump where one as new as the server is found, else native
+	EnginePgDump = "pg_dump" // PostgreSQL's own program
+	EngineNative = "native"  // no program is needed
 )
 
 // Postgres says where a PostgreSQL database is and how it is dumped.
 type Postgres struct {
 	DSN           string        // URL; may hold the password
 	Schema        string        // DB_POSTGRESDB_SCHEMA; "" is public
-	Engine        string        // auto, pg_dump, native
+	Engine        string        // EngineAuto and so on; "" is EngineAuto
 	Programs      string        // folder of pg_dump; "" looks in the usual ones
 	FromReplica   bool          // allow a standby
 	YieldAfter    time.Duration // how long somebody may wait for us; 0: 30 s
 	WholeDatabase bool          // also what is not n8n's
 }
 
-// DumpEntry begins the names of the pieces of a dump.
-const DumpEntry = "database/postgres.dump"
+// lockTimeout is how long a dump waits for a table that somebody changes.
+const lockTimeout = time.Minute
 
-type dumper struct{}
+// defaultYield is how long an upgrade of n8n may wait for a backup.
+const defaultYield = 30 * time.Second
 
-func (t *take) openPostgres(ctx context.Context) (context.Context, func(), error) {
-	return ctx, nil, errors.New("not yet")
+// dumper is the PostgreSQL part of a take.
+type dumper struct {
+	Postgres
+	source   *pgserver.Source
+	app      string // application_name of all our sessions
+	native   bool
+	programs pgclient.Programs
+	filters  map[string]n8ndb.RowFilter // by full table name; nil: all rows
 }
-func (t *take) writeDump(ctx context.Context, w *archive.Writer) error { return errors.New("not yet") }
-func isDump(name string) bool                                         { return strings.HasPrefix(name, "database/") }
-func (v *verifier) proveDump(ctx context.Context, dir, storage string) error {
-	return errors.New("not yet")
-}
-func extractDump(dir string, r io.Reader) error { return errors.New("not yet") }
 
+// openPostgres exports a snapshot, in which everything else then reads. The
+// context it returns ends when somebody has waited for us for too long.
+func (t *take) openPostgres(ctx context.Context) (_ context.Context, end func(), err error) {
+	d := &dumper{Postgres: *t.Postgres, app: "n8keep-" + strings.ToLower(rand.Text()[:12])}
+	d.source, err = pgserver.OpenSource(ctx, pgserver.SourceConfig{DSN: d.DSN, AppName: d.app, Schema: d.Schema, TablePrefix: t.TablePrefix,
+		FromReplica: d.FromReplica, Logger: t.Logger})
+	if err != nil {
+		return ctx, nil, err
+	}
+	yield := d.YieldAfter
+	if yield == 0 {
+		yield = defaultYield
+	}
+	watched, stop := d.source.Watch(ctx, yield)
+	end = func() {
+		if t.db != nil {
+			t.db.Close()
+		}
+		stop()
+		d.source.Close()
+	}
+	defer func() {
+		if err != nil {
+			err = yielded(watched, err)
+			end()
+		}
+	}()
+	if err := d.choose(watched); err != nil {
+		return ctx, nil, err
+	}
+	t.db, err = n8ndb.OpenPostgres(watched, n8ndb.PostgresConfig{DSN: d.DSN, Schema: d.Schema, TablePrefix: t.TablePrefix,
+		Snapshot: d.source.Snapshot(), AppName: d.app})
+	if err != nil {
+		return ctx, nil, err
+	}
+	if !t.History.All() {
+		if d.filters, err = t.db.HistoryFilters(watched, t.History, t.DropWaiting, t.Now()); err != nil {
+			return ctx, nil, err
+		}
+	}
+	t.dump, t.notes = d, d.source.Notes()
+	failpoint.Hit("backup.snapshot")
+	return watched, end, nil
+}
+
+// choose finds the program, where one is wanted.
+func (d *dumper) choose(ctx context.Context) (err error) {
+	switch d.Engine {
+	case EngineNative:
+		d.native = true
+		return nil
+	case EngineAuto, EnginePgDump, "":
+	default:
+		return problem.New(problem.Usage, "unknown engine %q", d.Engine).WithHint("it is auto, pg_dump or native")
+	}
+	d.programs, err = pgclient.Find(ctx, pgclient.FindConfig{Dir: d.Programs, Server: d.source.Server().Version})
+	if err != nil && d.Engine != EnginePgDump && d.Programs == "" && problem.KindOf(err) == problem.Usage {
+		d.native = true
+		return nil
+	}
+	return err
+}
+
+// yielded prefers the reason for which a context was ended over what came of it.
 func yielded(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil {
 		return err
@@ -44,4 +138,183 @@ func yielded(ctx context.Context, err error) error {
 		return cause
 	}
 	return err
+}
+
+// writeDump puts the database into the archive.
+func (t *take) writeDump(ctx context.Context, w *archive.Writer) error {
+	d := t.dump
+	tables, err := t.db.Tables(ctx)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(tables, "", "  ")
+	if err != nil {
+		return problem.Wrap(problem.Unexpected, err, "describing the tables")
+	}
+	if err := addBytes(w, TablesEntry, text, 0o600, t.Now()); err != nil {
+		return err
+	}
+	report := t.Progress.of("dumping the database")
+	total := d.source.Server().Bytes
+	if d.native {
+		filters := map[string]pgdump.Filter{}
+		for table, f := range d.filters {
+			filters[table] = pgdump.Filter(f)
+		}
+		made, err := pgdump.Dump(ctx, pgdump.DumpConfig{DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(), TablePrefix: t.TablePrefix,
+			WholeDatabase: d.WholeDatabase, LockTimeout: lockTimeout, Filters: filters, Progress: func(done, _ int64) { report(done, total) },
+			Emit: func(name string, body []byte) error { return addBytes(w, NativeFolder+name, body, 0o600, t.Now()) }, Logger: t.Logger})
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.notes = append(t.notes, made.Notes...)
+		return err
+	}
+	s := w.Stream(DumpEntry, 0o600)
+	out := &countingWriter{w: s, report: func(n int64) { report(n, total) }}
+	err = pgclient.Dump(ctx, pgclient.DumpConfig{Programs: d.programs, DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(),
+		TablePrefix: t.TablePrefix, Extensions: d.source.Extensions(), WholeDatabase: d.WholeDatabase, LockTimeout: lockTimeout, ExcludeData: slices.Sorted(maps.Keys(d.filters)), Out: out, Logger: t.Logger})
+	if err := errors.Join(err, s.Close()); err != nil {
+		return err
+	}
+	failpoint.Hit("backup.dumped")
+	number := 0
+	for _, table := range slices.Sorted(maps.Keys(d.filters)) {
+		f := d.filters[table]
+		if f.Query == "" {
+			continue
+		}
+		number++
+		_, err := pgdump.CopyRows(ctx, pgdump.CopyConfig{DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(), Table: table, Filter: pgdump.Filter(f), First: number,
+			Emit: func(name string, body []byte) error { return addBytes(w, KeptFolder+name, body, 0o600, t.Now()) }})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type countingWriter struct {
+	w      io.Writer
+	n      int64
+	report func(int64)
+}
+
+func (c *countingWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	c.report(c.n)
+	return n, err
+}
+
+// isDump reports whether an entry belongs to a PostgreSQL database.
+func isDump(name string) bool {
+	return name == TablesEntry || strings.HasPrefix(name, DumpEntry+".") || strings.HasPrefix(name, KeptFolder) || strings.HasPrefix(name, NativeFolder)
+}
+
+func (v *verifier) proveDump(ctx context.Context, dir, storage string) error {
+	return errors.New("not yet")
+}
+
+// readDump goes through every row of the dump below dir.
+func (v *verifier) readDump(ctx context.Context, dir string, h pgcopy.Handler) error {
+	dump := filepath.Join(dir, filepath.FromSlash(DumpEntry))
+	_, err := os.Stat(dump)
+	switch {
+	case err == nil:
+		if err := v.readCustom(ctx, dump, h); err != nil {
+			return err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return problem.Wrap(problem.Unexpected, err, "reading the dump")
+	}
+	for _, folder := range []string{KeptFolder, NativeFolder + "data/"} {
+		files, err := os.ReadDir(filepath.Join(dir, filepath.FromSlash(folder)))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return problem.Wrap(problem.Unexpected, err, "reading the dump")
+		}
+		for _, f := range files {
+			if err := v.readScript(ctx, filepath.Join(dir, filepath.FromSlash(folder), f.Name()), h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readCustom has pg_restore write the dump as text.
+func (v *verifier) readCustom(ctx context.Context, dump string, h pgcopy.Handler) error {
+	programs, err := pgclient.Find(ctx, pgclient.FindConfig{Dir: v.Programs})
+	if err != nil {
+		return err
+	}
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := pgclient.Script(ctx, programs, dump, w)
+		w.CloseWithError(err)
+		done <- err
+	}()
+	read := pgcopy.ReadScript(r, h)
+	r.CloseWithError(errAborted)
+	if err := <-done; err != nil && !errors.Is(err, errAborted) {
+		return err
+	}
+	return v.dumpProblem(read)
+}
+
+func (v *verifier) readScript(ctx context.Context, path string, h pgcopy.Handler) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return problem.Wrap(problem.Unexpected, err, "reading the dump")
+	}
+	defer f.Close()
+	return v.dumpProblem(pgcopy.ReadScript(&countingReader{ctx: ctx, r: f}, h))
+}
+
+func (v *verifier) dumpProblem(err error) error {
+	var p *problem.Error
+	switch {
+	case err == nil, errors.As(err, &p):
+		return err
+	case errors.Is(err, context.Canceled):
+		return problem.Wrap(problem.Interrupted, err, "reading archive %q", v.ID)
+	}
+	return v.damaged(err)
+}
+
+// ProvePostgres is Prove for a database on a server.
+func ProvePostgres(ctx context.Context, cfg VerifyConfig, found *Verified, dsn string) error {
+	cfg.Level = Secrets
+	v := &verifier{VerifyConfig: cfg, result: Verified{Sidecar: found.Sidecar, Manifest: found.Manifest, Level: Secrets, list: found.list}}
+	m := found.Manifest
+	db, err := n8ndb.OpenPostgres(ctx, n8ndb.PostgresConfig{DSN: dsn, Schema: m.Schema, TablePrefix: m.TablePrefix})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	counts, err := db.RowCounts(ctx)
+	if err != nil {
+		return err
+	}
+	if err := v.sameCounts(counts); err != nil {
+		return err
+	}
+	return v.proveSecrets(ctx, db, "")
+}
+
+// extractDump joins the pieces of a dump into one file.
+func extractDump(dir string, r io.Reader) error {
+	path := filepath.Join(dir, filepath.FromSlash(DumpEntry))
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := io.Copy(f, r); err != nil {
+		return err
+	}
+	return f.Close()
 }

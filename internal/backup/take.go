@@ -269,6 +269,9 @@ func (t *take) whole(ctx context.Context, w *archive.Writer, manifest *archive.M
 // rowCounts counts what is in the archive, which is less than what is in the
 // database where history is left out of a dump.
 func (t *take) rowCounts(ctx context.Context) (counts []n8ndb.RowCount, err error) {
+	if t.dump != nil && t.dump.filters != nil {
+		return t.db.FilteredCounts(ctx, t.dump.filters)
+	}
 	counts, err = t.db.RowCounts(ctx)
 	return counts, t.tolerate(err)
 }
