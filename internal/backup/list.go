@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -27,19 +28,40 @@ type Listed struct {
 	Sidecar archive.Sidecar
 	Signer  archive.Signer
 	Trusted bool
-	Stored  time.Time // the target's own time of the archive object
+	Stored  time.Time // the target's own time of the archive object, of the sidecar when that is missing
 	Size    int64     // as stored; 0 when the archive object is missing
 	Problem string    // why it is incomplete, unreadable or untrusted
+
+	// LockedUntil is when the target lets both objects be deleted, as far as its
+	// listing says; zero for now.
+	LockedUntil time.Time
+	// Altered says what was done to an object after it was put; "" for nothing.
+	Altered string
+	// NoArchive says that there is a sidecar and nothing that it belongs to.
+	NoArchive bool
+}
+
+// ListConfig says what to list.
+type ListConfig struct {
+	Store  blob.Store
+	Trust  Trust
+	Cache  SidecarCache // nil: every sidecar is read from the target
+	Logger *slog.Logger // is told when the cache fails; nil: nobody is
 }
 
 // List returns the archives of a target, newest first. It reads sidecars only
 // and believes none of them: Trusted says which are signed by a known signer.
 func List(ctx context.Context, store blob.Store, trust Trust) ([]Listed, error) {
+	return ListConfig{Store: store, Trust: trust}.List(ctx)
+}
+
+// List is [List] with a cache.
+func (cfg ListConfig) List(ctx context.Context) ([]Listed, error) {
 	byID := map[archive.ID]*Listed{}
-	sidecars := map[archive.ID]bool{}
-	for info, err := range store.List(ctx, "") {
+	sidecars := map[archive.ID]blob.Info{}
+	for info, err := range cfg.Store.List(ctx, "") {
 		if err != nil {
-			return nil, targetProblem(err, store, "listing the target")
+			return nil, targetProblem(err, cfg.Store, "listing the target")
 		}
 		id, kind, ok := archive.IDFromName(info.Name)
 		if !ok {
@@ -47,27 +69,36 @@ func List(ctx context.Context, store blob.Store, trust Trust) ([]Listed, error) 
 		}
 		l := byID[id]
 		if l == nil {
-			l = &Listed{ID: id}
+			l = &Listed{ID: id, NoArchive: true}
 			byID[id] = l
 		}
 		if kind == archive.SidecarObject {
-			sidecars[id] = true
+			sidecars[id] = info
 		} else {
-			l.Size, l.Stored = info.Size, info.ModTime
+			l.Size, l.Stored, l.NoArchive = info.Size, info.ModTime, false
+		}
+		l.Altered = joinText(l.Altered, info.Altered)
+		if info.LockedUntil.After(l.LockedUntil) {
+			l.LockedUntil = info.LockedUntil
 		}
 	}
-	list := make([]Listed, 0, len(byID))
+	var read []sidecarRead
 	for id, l := range byID {
+		info, ok := sidecars[id]
 		switch {
-		case !sidecars[id]:
+		case !ok:
 			l.State, l.Problem = StateIncomplete, "no sidecar: the backup did not finish"
-		case l.Stored.IsZero():
-			l.State, l.Problem = StateIncomplete, "the archive object is missing"
+		case l.NoArchive:
+			l.State, l.Problem, l.Stored = StateIncomplete, "the archive object is missing", info.ModTime
 		default:
-			if err := l.read(ctx, store, trust); err != nil {
-				return nil, err
-			}
+			read = append(read, sidecarRead{info: info, into: l})
 		}
+	}
+	if err := cfg.readSidecars(ctx, read); err != nil {
+		return nil, err
+	}
+	list := make([]Listed, 0, len(byID))
+	for _, l := range byID {
 		list = append(list, *l)
 	}
 	slices.SortFunc(list, func(a, b Listed) int {
@@ -76,14 +107,24 @@ func List(ctx context.Context, store blob.Store, trust Trust) ([]Listed, error) 
 	return list, nil
 }
 
+func joinText(a, b string) string {
+	switch {
+	case b == "" || a == b:
+		return a
+	case a == "":
+		return b
+	}
+	return a + "; " + b
+}
+
 // newer compares two archives by age. Ids have whole seconds; within one the
 // target's clock decides.
 func newer(a archive.ID, aStored time.Time, b archive.ID, bStored time.Time) int {
 	return cmp.Or(a.Time().Compare(b.Time()), aStored.Compare(bStored), strings.Compare(string(a), string(b)))
 }
 
-func (l *Listed) read(ctx context.Context, store blob.Store, trust Trust) error {
-	signed, err := readSidecar(ctx, store, l.ID)
+// take fills in what a sidecar says, or why it says nothing.
+func (l *Listed) take(signed archive.SignedSidecar, err error, trust Trust) error {
 	if err != nil {
 		switch problem.KindOf(err) {
 		case problem.Untrusted, problem.Damaged, problem.Usage: // forged, damaged, of a newer format
@@ -109,15 +150,27 @@ func (l *Listed) read(ctx context.Context, store blob.Store, trust Trust) error 
 
 // readSidecar reads and checks the signature, not whether the signer is trusted.
 func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.SignedSidecar, error) {
-	r, _, err := store.Get(ctx, id.SidecarName())
+	b, _, err := sidecarBytes(ctx, store, id)
 	if err != nil {
-		return archive.SignedSidecar{}, targetProblem(err, store, "reading the sidecar of %q", id)
+		return archive.SignedSidecar{}, err
+	}
+	return parseSidecar(b, store, id)
+}
+
+func sidecarBytes(ctx context.Context, store blob.Store, id archive.ID) ([]byte, blob.Info, error) {
+	r, info, err := store.Get(ctx, id.SidecarName())
+	if err != nil {
+		return nil, info, targetProblem(err, store, "reading the sidecar of %q", id)
 	}
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, archive.MaxSidecar+1))
 	if err != nil {
-		return archive.SignedSidecar{}, targetProblem(err, store, "reading the sidecar of %q", id)
+		return nil, info, targetProblem(err, store, "reading the sidecar of %q", id)
 	}
+	return b, info, nil
+}
+
+func parseSidecar(b []byte, store blob.Store, id archive.ID) (archive.SignedSidecar, error) {
 	signed, err := archive.ParseSidecar(b)
 	if err == nil && signed.Sidecar.ID != id {
 		err = archive.ErrSignature
@@ -136,8 +189,14 @@ func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.
 // that is complete and signed by a trusted signer, of the instance if one is
 // given. It refuses to choose between instances.
 func Find(ctx context.Context, store blob.Store, trust Trust, ref, instance string) (archive.ID, error) {
+	return ListConfig{Store: store, Trust: trust}.Find(ctx, ref, instance)
+}
+
+// Find is [Find] with a cache.
+func (cfg ListConfig) Find(ctx context.Context, ref, instance string) (archive.ID, error) {
+	store := cfg.Store
 	if ref == "latest" {
-		return latest(ctx, store, trust, instance)
+		return cfg.latest(ctx, instance)
 	}
 	var matches []archive.ID
 	for info, err := range store.List(ctx, "") {
@@ -170,8 +229,9 @@ func notThere(store blob.Store, ref string) error {
 		WithHint("see what is there: \"n8keep backup list --target %s\"", flagValue(store.Properties().Location))
 }
 
-func latest(ctx context.Context, store blob.Store, trust Trust, instance string) (archive.ID, error) {
-	archives, err := List(ctx, store, trust)
+func (cfg ListConfig) latest(ctx context.Context, instance string) (archive.ID, error) {
+	store := cfg.Store
+	archives, err := cfg.List(ctx)
 	if err != nil {
 		return "", err
 	}

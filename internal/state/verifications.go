@@ -8,16 +8,15 @@ import (
 
 // Outcomes of a verification. One that could not be carried out has none.
 const (
-	Sound     = "sound"            // it is what its signed sidecar and manifest say
-	Damaged   = "damaged"          // it is not
-	Untrusted = "untrusted_signer" // its sidecar is forged, or its signer unknown
+	Sound   = "sound"   // it is what its signed sidecar and its manifest say
+	Damaged = "damaged" // it is not
 )
 
 // Verification is what a verification of one archive showed.
 type Verification struct {
 	Archive string // its id
 	Level   string // quick, full, secrets
-	SHA256  string // of the archive's bytes as its sidecar says; "" when no sidecar could be read
+	SHA256  string // of the archive's bytes, as its sidecar says
 	Time    time.Time
 	Outcome string
 }
