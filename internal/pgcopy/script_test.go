@@ -135,7 +135,7 @@ func TestReadScriptRefuses(t *testing.T) {
 		{"a bad list", "COPY a (b, ) FROM stdin;\n", "line 1: a COPY statement in a form that is not understood"},
 		{"an open list", "COPY a (b c) FROM stdin;\n", "line 1: a COPY statement in a form that is not understood"},
 		{"no table", "COPY . FROM stdin;\n", "line 1: a COPY statement in a form that is not understood"},
-		{"no schema", "COPY a.( FROM stdin;\n", "line 1: a COPY statement in a form that is not understood"},
+		{"no schema", "COPY a.) FROM stdin;\n", "line 1: a COPY statement in a form that is not understood"},
 		{"unicode name", "COPY U&\"a\" FROM stdin;\n", "line 1: a COPY statement in a form that is not understood"},
 		{"something behind", "COPY t FROM stdin; SELECT 1;\n\\.\n", `line 1, data of "t": something stands behind the COPY statement in its line`},
 		{"columns", "COPY t (a, b) FROM stdin;\n1\t2\n1\t2\t3\n\\.\n", `line 3, data of "t": the row has 3 columns, want 2`},
