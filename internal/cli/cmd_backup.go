@@ -68,26 +68,29 @@ Exit codes: 0 good, 3 kept but degraded, 12 the key opens nothing (no archive).`
 func (c *commands) printBackup(doc *api.Backup) {
 	c.warn(doc.Warnings)
 	proved := fmt.Sprintf("%d of %d open", doc.SecretsOpened, doc.SecretsOpened+doc.SecretsFailed)
-	c.term.KeyValues(
+	lines := []string{
 		"backup", doc.ID,
 		"state", doc.State,
-		"instance", doc.Instance+" ("+doc.Engine+", "+n8nText(doc.N8NVersion)+")",
-		"secrets", proved,
+		"instance", doc.Instance + " (" + doc.Engine + ", " + n8nText(doc.N8NVersion) + ")",
+	}
+	if doc.Engine != backup.EngineWorkflows {
+		lines = append(lines, "secrets", proved)
+	}
+	lines = append(lines,
 		"workflows", number(doc.Workflows),
 		"key", doc.KeyFingerprint+" from "+keySourceText(doc.KeySource),
 		"size", HumanBytes(doc.Size),
-		"took", seconds(doc.Seconds),
-	)
+		"took", seconds(doc.Seconds))
 	for _, t := range doc.Targets {
-		if t.Problem == "" {
-			c.term.KeyValues("target", t.Target)
-		} else {
-			c.term.KeyValues("target", t.Target+": not stored")
+		if t.Problem != "" {
+			t.Target += ": not stored"
 		}
+		lines = append(lines, "target", t.Target)
 	}
 	for _, n := range doc.Notes {
-		c.term.KeyValues("note", n)
+		lines = append(lines, "note", n)
 	}
+	c.term.KeyValues(lines...)
 	c.printFindings(doc.Findings)
 	c.printFailures(doc.Failures)
 }
