@@ -177,8 +177,12 @@ func (v *view) rows(ctx context.Context, stmt string, args []any, width, budget 
 	return false, v.db.explain(rows.Err())
 }
 
-func (v *view) count(ctx context.Context, t *Table) (n int64, err error) {
-	_, err = v.rows(ctx, "SELECT count(*) FROM "+v.db.from(t), nil, 1, 0, func(cols []any) error {
+func (v *view) count(ctx context.Context, t *Table) (int64, error) {
+	return v.countFrom(ctx, v.db.from(t))
+}
+
+func (v *view) countFrom(ctx context.Context, from string) (n int64, err error) {
+	_, err = v.rows(ctx, "SELECT count(*) FROM "+from, nil, 1, 0, func(cols []any) error {
 		n, err = strconv.ParseInt(textOf(cols[0]), 10, 64)
 		return err
 	})
