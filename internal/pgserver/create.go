@@ -109,7 +109,8 @@ func (t *Target) create(ctx context.Context, n *Temporary) error {
 // kind are the options of CREATE DATABASE that make a database like the old one.
 func (t *Target) kind(ctx context.Context) (string, error) {
 	// ICU and its rules came in 15 and 16, the builtin provider in 17.
-	rows, err := t.admin.Query(ctx, `SELECT pg_encoding_to_char(d.encoding), d.datcollate::text, d.datctype::text, s.spcname::text, to_jsonb(d)->>'datlocprovider',
+	rows, err := t.admin.Query(ctx, `SELECT pg_encoding_to_char(d.encoding), d.datcollate::text, d.datctype::text,
+			CASE WHEN d.dattablespace <> (SELECT dattablespace FROM pg_database WHERE datname = 'template0') THEN s.spcname::text END, to_jsonb(d)->>'datlocprovider',
 			coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale'), to_jsonb(d)->>'daticurules'
 		FROM pg_database d JOIN pg_tablespace s ON s.oid = d.dattablespace WHERE d.datname = $1`, t.name)
 	if err != nil {
@@ -142,7 +143,9 @@ func (t *Target) kind(ctx context.Context) (string, error) {
 			option("BUILTIN_LOCALE", l.Locale)
 		}
 	}
-	b.WriteString(" TABLESPACE " + quote(*l.Tablespace))
+	if l.Tablespace != nil {
+		b.WriteString(" TABLESPACE " + quote(*l.Tablespace))
+	}
 	return b.String(), nil
 }
 
