@@ -211,16 +211,18 @@ func (p *filterPlan) base(t *filterTable, alias string) (string, error) {
 		query, err := p.rows(annotations, []string{"id"})
 		return alias + `."annotationId" = ANY (ARRAY(` + query + `))`, err
 	case "binary_data":
-		kind := alias + `."sourceType"`
-		keep := kind + ` < 'chat_message_attachment' OR ` + kind + ` > 'chat_message_attachment' AND ` + kind + ` < 'execution' OR ` + kind + ` > 'execution'`
+		// What belongs to an execution goes with it, what belongs to a chat goes as the
+		// chats do; see binaryQueries. Each part is a range of n8n's index.
+		part := "SELECT b.ctid FROM " + p.from(t.name) + ` AS b WHERE b."sourceType" `
+		parts := []string{part + `< 'chat_message_attachment'`, part + `> 'chat_message_attachment' AND b."sourceType" < 'execution'`, part + `> 'execution'`}
 		if !noExecution {
 			ids, err := p.keptIDs(true)
 			if err != nil {
 				return "", err
 			}
-			keep += ` OR ` + kind + ` = 'execution' AND ` + alias + `."sourceId" = ANY (` + ids + `)`
+			parts = append(parts, part+`= 'execution' AND b."sourceId" = ANY (`+ids+`)`)
 		}
-		return "(" + keep + ")", nil
+		return alias + ".ctid = ANY (ARRAY(" + strings.Join(parts, " UNION ALL ") + "))", nil
 	}
 	return "", nil
 }

@@ -387,3 +387,36 @@ func TestFilterCircle(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The gigabytes are in execution_data and binary_data: neither is read as a whole.
+func TestFilterPlans(t *testing.T) {
+	dsn := pgtest.Restore(t, filepath.Join(snapFixtures, "2.41.1-postgres", "database.dump"))
+	now := time.Date(2026, 8, 1, 2, 0, 0, 0, time.UTC)
+	filterPlanted(t, dsn, "", now)
+	filterExec(t, dsn,
+		`INSERT INTO execution_entity (id, "workflowId", finished, mode, status, "startedAt", "stoppedAt")
+			SELECT 100000 + i, (SELECT id FROM workflow_entity LIMIT 1), true, 'trigger', 'success', at, at FROM (SELECT i, '2026-08-01 02:00Z'::timestamptz - interval '1 hour' * i AS at FROM generate_series(1, 20000) AS i) AS x`,
+		`INSERT INTO execution_data ("executionId", "workflowData", data) SELECT 100000 + i, '{}', repeat('x', 300) FROM generate_series(1, 20000) AS i`,
+		`INSERT INTO binary_data ("fileId", "sourceType", "sourceId", data, "fileSize") SELECT gen_random_uuid(), 'execution', (100000 + i)::text, decode(repeat('ab', 300), 'hex'), 300 FROM generate_series(1, 20000) AS i`,
+		`ANALYZE execution_entity, execution_data, binary_data`)
+	conn := filterConn(t, dsn)
+	var snapshot string
+	if _, err := conn.Exec(t.Context(), "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.QueryRow(t.Context(), "SELECT pg_export_snapshot()").Scan(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"", snapshot} {
+		for _, history := range []string{"none", "1d"} {
+			db := filterOpenDB(t, PostgresConfig{DSN: dsn, Snapshot: id})
+			filters := snapMust(db.HistoryFilters(t.Context(), snapMust(ParseHistory(history)), false, now))
+			for _, table := range []string{"execution_data", "binary_data"} {
+				plan := strings.Join(filterColumnOf(t, dsn, "EXPLAIN "+filters[table].Query), "\n")
+				if !strings.Contains(plan, "Scan on "+table+" ") && !strings.Contains(plan, " on "+table+" ") || strings.Contains(plan, "Seq Scan on "+table) {
+					t.Errorf("%s, %s:\n%s", history, table, plan)
+				}
+			}
+		}
+	}
+}
