@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/n8keep/n8keep/internal/blob"
 )
@@ -29,6 +30,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		run  func(*testing.T, blob.Store)
 	}{
 		{"PutThenRead", putThenRead},
+		{"ETags", etags},
 		{"PutNeverOverwrites", putNeverOverwrites},
 		{"PutSameNameAtOnce", putSameNameAtOnce},
 		{"PutWithFailingReader", putWithFailingReader},
@@ -121,9 +123,47 @@ func putThenRead(t *testing.T, s blob.Store) {
 			t.Errorf("%q holds %q", name, got)
 		}
 		stat, err := s.Stat(t.Context(), name)
-		if err != nil || stat.Name != name || stat.Size != info.Size || !stat.ModTime.Equal(info.ModTime) {
+		if err != nil || stat.Name != name || stat.Size != info.Size || stat.ModTime.Sub(info.ModTime).Abs() > time.Minute {
 			t.Errorf("Stat: %+v, %v; Put said %+v", stat, err, info)
 		}
+		if info.ETag != "" && info.ETag != stat.ETag {
+			t.Errorf("Put said ETag %q, Stat says %q", info.ETag, stat.ETag)
+		}
+		if stat.Altered != "" {
+			t.Errorf("an object that nobody touched: %q", stat.Altered)
+		}
+	}
+}
+
+// etags: what remembers objects by their ETag must not confuse two contents.
+func etags(t *testing.T, s blob.Store) {
+	seen := map[string]string{}
+	for i := range 3 {
+		name := fmt.Sprint("a", i)
+		put(t, s, name, strings.Repeat("x", i))
+	}
+	for info, err := range s.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		stat, err := s.Stat(t.Context(), info.Name)
+		if err != nil || stat.ETag != info.ETag || stat.Altered != info.Altered {
+			t.Errorf("List says %+v; Stat says %+v, %v", info, stat, err)
+		}
+		if other := seen[info.ETag]; info.ETag != "" && other != "" {
+			t.Errorf("%q and %q have one ETag", other, info.Name)
+		}
+		seen[info.ETag] = info.Name
+	}
+	if err := s.Delete(t.Context(), "a1"); err != nil {
+		t.Fatal(err)
+	}
+	before := put(t, s, "a1", "y")
+	if other := seen[before.ETag]; before.ETag != "" && other != "" {
+		t.Errorf("another content has the ETag of %q", other)
+	}
+	if got := ReadAll(t, s, "a1"); string(got) != "y" {
+		t.Errorf("after delete and put it holds %q", got)
 	}
 }
 
