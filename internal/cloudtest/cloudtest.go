@@ -54,7 +54,7 @@ func program(name string) (string, error) {
 
 // start runs a program that serves HTTP on the port it is given, until the test
 // binary ends. Another program may take the free port first, so it tries a few.
-func (s *server) start(name string, args func(port string) []string) {
+func (s *server) start(name string, env []string, args func(port string) []string) {
 	path, err := program(name)
 	if err != nil {
 		s.err = err
@@ -67,7 +67,7 @@ func (s *server) start(name string, args func(port string) []string) {
 			return
 		}
 		s.url = "http://127.0.0.1:" + port
-		if s.err = run(path, args(port), func() bool {
+		if s.err = run(path, env, args(port), func() bool {
 			resp, err := http.Get(s.url)
 			if err == nil {
 				resp.Body.Close()
@@ -80,8 +80,9 @@ func (s *server) start(name string, args func(port string) []string) {
 }
 
 // run starts a program and returns when ready says so.
-func run(path string, args []string, ready func() bool) error {
+func run(path string, env, args []string, ready func() bool) error {
 	cmd := exec.Command(path, args...)
+	cmd.Env = append(os.Environ(), env...)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.Dir = os.TempDir()

@@ -45,7 +45,7 @@ type session struct {
 func NewGCS(t testing.TB, versions bool) *GCS {
 	t.Helper()
 	gcs.once.Do(func() {
-		gcs.start("fake-gcs-server", func(port string) []string {
+		gcs.start("fake-gcs-server", nil, func(port string) []string {
 			return []string{"-scheme", "http", "-host", "127.0.0.1", "-port", port, "-backend", "memory", "-log-level", "error"}
 		})
 	})

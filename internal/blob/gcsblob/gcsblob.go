@@ -101,8 +101,8 @@ func (s *Store) Get(ctx context.Context, name string) (io.ReadCloser, blob.Info,
 	}
 	v, info, err := s.oldest(ctx, name)
 	if err == nil {
-		r := &reader{s: s, ctx: ctx, name: name, generation: v.Generation, size: info.Size}
-		if err = r.open(); err == nil {
+		var r io.ReadCloser
+		if r, err = s.reader(ctx, name, v.Generation, info.Size); err == nil {
 			return r, info, nil
 		}
 	}
