@@ -315,11 +315,12 @@ func (t *Target) enter(ctx context.Context, n *Temporary) error {
 	return t.extend(ctx, conn, n, exists)
 }
 
-// extend installs the archive's extensions, with n8n's own role where it may, so
+// extend installs the archive's extensions, and those of the old database's n8n, with n8n's own role where it may, so
 // that they are its own, else with the admin role.
 func (t *Target) extend(ctx context.Context, conn *pgx.Conn, n *Temporary, schema bool) error {
 	var admin *pgx.Conn
-	for _, name := range t.cfg.Extensions {
+	wanted := slices.Compact(slices.Sorted(slices.Values(slices.Concat(t.cfg.Extensions, n.dest.uses))))
+	for _, name := range wanted {
 		create := "CREATE EXTENSION IF NOT EXISTS " + quote(name)
 		if schema {
 			create += " SCHEMA " + quote(t.cfg.Schema)

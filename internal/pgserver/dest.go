@@ -25,7 +25,8 @@ type DestConfig struct {
 	// AdminDSN is a role that may create databases, on the same server; its
 	// database is any other one. Optional: the role of DSN in the database postgres.
 	AdminDSN string
-	// Schema and TablePrefix say which objects are n8n's. Optional; public, none.
+	// Schema and TablePrefix say which objects are n8n's. Optional: those of the
+	// n8n that is there, else public and none.
 	Schema, TablePrefix string
 	// Tables are the archive's tables: n8n's by whatever name. Optional.
 	Tables []string
@@ -57,6 +58,7 @@ type Dest struct {
 	Left       []Left    // what killed restores left
 	Extensions []string  // installed beyond what n8n uses: a new database will not have them
 	obstacle   error     // why this login cannot replace the database
+	uses       []string  // extensions that the n8n there uses
 }
 
 // Session is somebody who is connected to a database.
@@ -85,6 +87,7 @@ type Target struct {
 	dsn   *pgx.ConnConfig
 	admin *pgx.Conn
 	name  string
+	find  bool // the schema is not given
 }
 
 // InspectDest looks at the database and changes nothing.
@@ -111,7 +114,8 @@ func OpenTarget(ctx context.Context, cfg DestConfig) (*Target, error) {
 }
 
 func newTarget(ctx context.Context, cfg DestConfig) (*Target, error) {
-	if cfg.Schema == "" {
+	find := cfg.Schema == ""
+	if find {
 		cfg.Schema = "public"
 	}
 	if cfg.Now == nil {
@@ -122,7 +126,7 @@ func newTarget(ctx context.Context, cfg DestConfig) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Target{cfg: cfg, dsn: c, name: c.Database}
+	t := &Target{cfg: cfg, dsn: c, name: c.Database, find: find}
 	if t.name == "" {
 		t.name = c.User // what the server would take
 	}
@@ -274,10 +278,16 @@ func (t *Target) inside(ctx context.Context, conn *pgx.Conn, d *Dest) error {
 	if !same {
 		return problem.New(problem.Usage, "the two addresses lead to different servers").WithHint("--admin-database must name the server of --to")
 	}
+	if t.find {
+		if err := t.findN8N(ctx, conn); err != nil {
+			return err
+		}
+	}
 	found, err := t.objects(ctx, conn)
 	if err != nil {
 		return err
 	}
+	d.uses = found.uses
 	d.HasN8N, d.Role, d.Foreign, d.Extensions = found.n8n, found.owner, found.foreign, found.extensions
 	d.Empty = !found.any
 	return nil

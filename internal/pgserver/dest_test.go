@@ -226,7 +226,10 @@ func TestPrefixAndSchema(t *testing.T) {
 	if d := dest(t, cfg); !slices.Equal(d.Foreign, []string{`table "flows.migrations"`}) {
 		t.Errorf("%+v", d)
 	}
-	if d := dest(t, DestConfig{DSN: dsn}); d.HasN8N || len(d.Foreign) < 5 {
+	if d := dest(t, DestConfig{DSN: dsn}); !d.HasN8N || !slices.Equal(d.Foreign, []string{`table "flows.migrations"`}) {
+		t.Errorf("not found: %+v", d)
+	}
+	if d := dest(t, DestConfig{DSN: dsn, Schema: "public"}); d.HasN8N || len(d.Foreign) < 5 {
 		t.Errorf("%+v", d)
 	}
 }

@@ -27,7 +27,8 @@ type contents struct {
 	n8n        bool
 	owner      string // of n8n's tables
 	foreign    []string
-	extensions []string // others than those that n8n uses
+	uses       []string // extensions that n8n uses
+	extensions []string // others than those
 }
 
 // object is something that somebody made in a database.
@@ -70,8 +71,26 @@ func (t *Target) objects(ctx context.Context, conn *pgx.Conn) (contents, error) 
 		return c, explain(ctx, err, "listing extensions")
 	}
 	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	c.extensions = slices.DeleteFunc(all, func(x string) bool { return slices.Contains(used, x) })
+	c.uses, c.extensions = used, slices.DeleteFunc(all, func(x string) bool { return slices.Contains(used, x) })
 	return c, explain(ctx, err, "listing extensions")
+}
+
+// findN8N takes schema and prefix of the n8n in the database, if there is one.
+func (t *Target) findN8N(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `WITH rel AS (
+			SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')
+		), n8n AS (SELECT schema, left(name, -length('credentials_entity')) AS prefix FROM rel WHERE name LIKE '%credentials\_entity')
+		SELECT schema, prefix FROM n8n WHERE starts_with(prefix, $1) AND EXISTS (SELECT FROM rel r WHERE r.schema = n8n.schema AND r.name = prefix || 'workflow_entity')
+			AND EXISTS (SELECT FROM rel r WHERE r.schema = n8n.schema AND r.name = prefix || 'migrations')`, t.cfg.TablePrefix)
+	if err != nil {
+		return explain(ctx, err, "looking into database %q", t.name)
+	}
+	type place struct{ Schema, Prefix string }
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[place])
+	if err == nil && len(found) == 1 {
+		t.cfg.Schema, t.cfg.TablePrefix = found[0].Schema, found[0].Prefix
+	}
+	return explain(ctx, err, "looking into database %q", t.name)
 }
 
 // knownTables tells n8n's tables by their names. With a prefix all that carry it
