@@ -24,7 +24,8 @@ type DB struct {
 	snapshot string // exported snapshot that every transaction imports; PostgreSQL only
 	prefix   string
 	tables   []Table
-	yield    bool // a reader would hold up n8n's writes, so reads are short
+	counts   []RowCount // of a Scratch: of the database that was dumped
+	yield    bool       // a reader would hold up n8n's writes, so reads are short
 	cleanup  func() error
 }
 

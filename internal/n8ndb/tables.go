@@ -60,6 +60,9 @@ func (db *DB) Tables(ctx context.Context) ([]Table, error) {
 
 // RowCounts counts the rows of every table, by table name.
 func (db *DB) RowCounts(ctx context.Context) ([]RowCount, error) {
+	if db.counts != nil {
+		return slices.Clone(db.counts), nil
+	}
 	counts := make([]RowCount, 0, len(db.tables))
 	err := db.view(ctx, func(v *view) error {
 		for i := range db.tables {
