@@ -13,12 +13,12 @@ func (c *commands) exportCmd() *cobra.Command {
 	var o app.ExportOptions
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "Write workflows as files for Git, credentials as one encrypted file",
+		Short: "Write workflows as files for Git, credentials as an encrypted file",
 		Long: `With --workflows: one JSON file per workflow, as n8n imports it, in a tree of
 projects and folders that changes only where somebody edited something. Files of
 workflows that are gone are removed; what n8keep did not write is not touched.
 
-With --credentials: every credential, decrypted, in one file that is encrypted to
+With --credentials: every credential, decrypted, in a file that is encrypted to
 age recipients; once opened with age it is what n8n's import:credentials takes.
 
 Exit codes: 0 done, 2 something is in the way, 3 some were left out,

@@ -1,6 +1,8 @@
 package export
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"path"
 	"slices"
 	"strings"
@@ -52,23 +54,36 @@ func layout(places []n8ndb.WorkflowPlace) map[string]string {
 	final := map[string]string{}
 	for _, keys := range inFolder {
 		slices.Sort(keys)
-		withID := map[string]bool{}
+		level := map[string]int{} // 1: with the id, 2: with its hash, for ids that look alike
 		for changed := true; changed; {
 			changed = false
 			taken := map[string][]string{}
 			for _, k := range keys {
 				n := nodes[k]
 				final[k] = n.name + n.suffix
-				if withID[k] {
+				switch level[k] {
+				case 1:
 					final[k] = n.name + "-" + safe(n.id) + n.suffix
+				case 2:
+					sum := sha256.Sum256([]byte(n.id))
+					final[k] = n.name + "-" + hex.EncodeToString(sum[:8]) + n.suffix
 				}
 				folded := strings.ToLower(final[k])
 				taken[folded] = append(taken[folded], k)
 			}
 			for _, same := range taken {
+				if len(same) < 2 {
+					continue
+				}
+				// Where one has not got its id yet, that may be all that is needed.
+				most := 2
+				if slices.ContainsFunc(same, func(k string) bool { return level[k] == 0 }) {
+					most = 1
+				}
 				for _, k := range same {
-					if len(same) > 1 && !withID[k] {
-						withID[k], changed = true, true
+					if level[k] < most {
+						level[k]++
+						changed = true
 					}
 				}
 			}
