@@ -68,7 +68,7 @@ func cutPassword(dsn string) string {
 	var kept []string
 	for _, p := range strings.Split(query, "&") {
 		name, _, _ := strings.Cut(p, "=")
-		if n, err := url.QueryUnescape(name); p != "" && (err != nil || n != "password") {
+		if n, err := url.PathUnescape(name); p != "" && (err != nil || n != "password") {
 			kept = append(kept, p)
 		}
 	}
@@ -78,8 +78,8 @@ func cutPassword(dsn string) string {
 	return out
 }
 
-// parseDSN reads both forms as pgx does, the driver of all our other connections; a
-// later setting of the same name wins. Empty values count as not given.
+// parseDSN reads both forms as pgx does, the driver of all our other connections, and
+// libpq: a plus sign is one, and a later setting of the same name wins. Empty values count as not given.
 func parseDSN(dsn string) ([]setting, error) {
 	var list []setting
 	var ok bool
@@ -148,8 +148,8 @@ func parseURL(dsn string) (list []setting, ok bool) {
 			continue
 		}
 		name, value, has := strings.Cut(p, "=")
-		name, err := url.QueryUnescape(name)
-		if err != nil || !has || !add(name, value, url.QueryUnescape) {
+		name, err := url.PathUnescape(name)
+		if err != nil || !has || !add(name, value, url.PathUnescape) {
 			return nil, false
 		}
 	}

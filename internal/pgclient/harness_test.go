@@ -93,7 +93,7 @@ func param(t testing.TB, dsn, name, value string) string {
 	return with(t, dsn, func(u *url.URL) {
 		q := u.Query()
 		q.Set(name, value)
-		u.RawQuery = q.Encode()
+		u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20")
 	})
 }
 

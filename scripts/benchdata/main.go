@@ -3,6 +3,11 @@
 // has the wanted size. The same arguments give the same rows; salts and therefore bytes differ.
 //
 //	go run ./scripts/benchdata -from testdata/fixtures/2.41.1-sqlite -to DIR -mb 50 -credentials 200
+//
+// With -postgres it adds them to a PostgreSQL database instead, into which the fixture's dump was restored before. The
+// password stands in PGPASSWORD.
+//
+//	go run ./scripts/benchdata -from testdata/fixtures/2.41.1-postgres -postgres postgres://USER@HOST/DATABASE -mb 500
 package main
 
 import (
@@ -31,8 +36,15 @@ func main() {
 	to := flag.String("to", "", "folder to make")
 	mb := flag.Int64("mb", 50, "size of the database in MB of 1,000,000 bytes")
 	credentials := flag.Int("credentials", 200, "credentials to add")
+	postgres := flag.String("postgres", "", "URL of a database that holds the fixture, instead of -to")
 	flag.Parse()
-	if err := run(context.Background(), *from, *to, *mb*1_000_000, *credentials); err != nil {
+	var err error
+	if *postgres != "" {
+		err = runPostgres(context.Background(), *from, *postgres, *mb*1_000_000, *credentials)
+	} else {
+		err = run(context.Background(), *from, *to, *mb*1_000_000, *credentials)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchdata:", err)
 		os.Exit(1)
 	}
@@ -124,31 +136,39 @@ func newGenerator() *generator {
 
 func (g *generator) credentials(ctx context.Context, tx *sql.Tx, key n8ncrypt.InstanceKey, n int) error {
 	for i := range n {
-		plain, err := json.Marshal(map[string]string{"name": "Authorization", "value": "Bearer " + g.hex(40)})
-		if err != nil {
-			return err
-		}
-		value, err := key.EncryptCBC(plain)
+		value, err := g.secret(key)
 		if err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO credentials_entity (id, name, type, data) VALUES (?, ?, 'httpHeaderAuth', ?)`,
-			g.hex(16), fmt.Sprintf("Bench %d", i), value.String()); err != nil {
+			g.hex(16), fmt.Sprintf("Bench %d", i), value); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// secret is a new credential's ciphertext.
+func (g *generator) secret(key n8ncrypt.InstanceKey) (string, error) {
+	plain, err := json.Marshal(map[string]string{"name": "Authorization", "value": "Bearer " + g.hex(40)})
+	if err != nil {
+		return "", err
+	}
+	value, err := key.EncryptCBC(plain)
+	if err != nil {
+		return "", err
+	}
+	return value.String(), nil
+}
+
 // executions adds n finished ones of the fixture's first workflow.
 func (g *generator) executions(ctx context.Context, tx *sql.Tx, n int) error {
 	for range n {
-		g.now = g.now.Add(time.Duration(1+g.rand.IntN(600)) * time.Second)
-		started := g.now.Format("2006-01-02 15:04:05.000")
-		data, err := json.Marshal(flatten(g.runData()))
+		data, err := g.execution()
 		if err != nil {
 			return err
 		}
+		started := g.now.Format("2006-01-02 15:04:05.000")
 		res, err := tx.ExecContext(ctx, `INSERT INTO execution_entity (workflowId, finished, mode, startedAt, stoppedAt, createdAt, status)
 			SELECT id, 1, 'webhook', ?, ?, ?, 'success' FROM workflow_entity ORDER BY id LIMIT 1`, started, started, started)
 		if err != nil {
@@ -160,11 +180,18 @@ func (g *generator) executions(ctx context.Context, tx *sql.Tx, n int) error {
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO execution_data (executionId, workflowData, data)
 			SELECT ?, json_object('id', id, 'name', name, 'nodes', json(nodes), 'connections', json(connections)), ? FROM workflow_entity ORDER BY id LIMIT 1`,
-			id, string(data)); err != nil {
+			id, data); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// execution moves the clock on and returns the data of an execution that began then.
+func (g *generator) execution() (string, error) {
+	g.now = g.now.Add(time.Duration(1+g.rand.IntN(600)) * time.Second)
+	data, err := json.Marshal(flatten(g.runData()))
+	return string(data), err
 }
 
 func (g *generator) runData() any {
