@@ -67,7 +67,7 @@ func (s *server) start(name string, env []string, args func(port string) []strin
 			return
 		}
 		s.url = "http://127.0.0.1:" + port
-		if s.err = run(path, env, args(port), func() bool {
+		if _, s.err = run(path, env, args(port), func() bool {
 			resp, err := http.Get(s.url)
 			if err == nil {
 				resp.Body.Close()
@@ -79,8 +79,9 @@ func (s *server) start(name string, env []string, args func(port string) []strin
 	}
 }
 
-// run starts a program and returns when ready says so.
-func run(path string, env, args []string, ready func() bool) error {
+// run starts a program and returns when ready says so. It ends with the test binary,
+// or when stop is called.
+func run(path string, env, args []string, ready func() bool) (stop func(), err error) {
 	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), env...)
 	var output bytes.Buffer
@@ -99,7 +100,7 @@ func run(path string, env, args []string, ready func() bool) error {
 		}
 	}()
 	if err := <-started; err != nil {
-		return fmt.Errorf("starting %s: %w", path, err)
+		return nil, fmt.Errorf("starting %s: %w", path, err)
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -107,14 +108,17 @@ func run(path string, env, args []string, ready func() bool) error {
 	for {
 		select {
 		case err := <-exited:
-			return fmt.Errorf("%s ended at once: %w\n%s", path, err, &output)
+			return nil, fmt.Errorf("%s ended at once: %w\n%s", path, err, &output)
 		case <-deadline:
 			cmd.Process.Kill()
 			<-exited
-			return fmt.Errorf("%s does not answer after a minute\n%s", path, &output)
+			return nil, fmt.Errorf("%s does not answer after a minute\n%s", path, &output)
 		case <-tick.C:
 			if ready() {
-				return nil
+				return func() {
+					cmd.Process.Kill()
+					<-exited
+				}, nil
 			}
 		}
 	}
