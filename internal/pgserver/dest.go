@@ -32,7 +32,7 @@ type DestConfig struct {
 	Tables []string
 	// Extensions are the archive's; they are installed before it is loaded. Optional.
 	Extensions []string
-	// AppName is the application_name of every session. Optional; n8keep.
+	// AppName is the application_name of every session. Optional; n8keep-restore.
 	AppName string
 	// Now dates the name of the database that is kept. Optional; time.Now.
 	Now func() time.Time
@@ -121,6 +121,7 @@ func newTarget(ctx context.Context, cfg DestConfig) (*Target, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	cfg.AppName = cmp.Or(cfg.AppName, "n8keep-restore")
 	cfg.Logger = discard(cfg.Logger)
 	c, err := parse(cfg.DSN)
 	if err != nil {
@@ -372,16 +373,29 @@ func some(list []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(list[:shown], ", "), len(list)-shown)
 }
 
-// sessions are those of others in a database. Background workers have no user.
+// sessions are those of others in a database. Background workers have no user, and
+// ours are told by their application. A server notices the end of a session a
+// moment later, so whoever is there is looked at again for half a second.
 func (t *Target) sessions(ctx context.Context, name string) ([]Session, error) {
-	rows, err := t.admin.Query(ctx, `SELECT pid, coalesce(usename::text, ''), coalesce(application_name, ''), coalesce(host(client_addr), '') FROM pg_stat_activity
-		WHERE datname = $1 AND usesysid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY backend_start, pid`, name)
-	if err != nil {
-		return nil, explain(ctx, err, "looking who uses database %q", name)
+	var list []Session
+	for range 10 {
+		rows, err := t.admin.Query(ctx, `SELECT pid, coalesce(usename::text, ''), coalesce(application_name, ''), coalesce(host(client_addr), '') FROM pg_stat_activity
+			WHERE datname = $1 AND usesysid IS NOT NULL AND pid <> pg_backend_pid() AND application_name IS DISTINCT FROM $2 ORDER BY backend_start, pid`, name, t.cfg.AppName)
+		if err == nil {
+			list, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (s Session, err error) {
+				err = r.Scan(&s.PID, &s.User, &s.Application, &s.Client)
+				return s, err
+			})
+		}
+		if err != nil {
+			return nil, explain(ctx, err, "looking who uses database %q", name)
+		}
+		if len(list) == 0 {
+			break
+		}
+		if _, err := t.admin.Exec(ctx, `SELECT pg_sleep(0.05)`); err != nil {
+			return nil, explain(ctx, err, "looking who uses database %q", name)
+		}
 	}
-	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (s Session, err error) {
-		err = r.Scan(&s.PID, &s.User, &s.Application, &s.Client)
-		return s, err
-	})
-	return list, explain(ctx, err, "looking who uses database %q", name)
+	return list, nil
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/durable"
 	"github.com/n8keep/n8keep/internal/problem"
 )
@@ -149,7 +150,16 @@ func (a *apply) stage(ctx context.Context) error {
 
 // agree compares what came out of the archive with what it was chosen for.
 func (a *apply) agree() error {
-	m, s := &a.unpacked.Manifest, &a.Sidecar
+	if err := agree(&a.unpacked.Manifest, &a.Sidecar); err != nil {
+		return err
+	}
+	if a.unpacked.Database == "" {
+		return problem.New(problem.Damaged, "archive %q holds no database", a.Sidecar.ID).WithHint("nothing was written; take another archive")
+	}
+	return nil
+}
+
+func agree(m *archive.Manifest, s *archive.Sidecar) error {
 	for _, c := range []struct{ what, got, want string }{
 		{"id", string(m.ID), string(s.ID)},
 		{"engine", m.Engine, s.Engine},
@@ -159,9 +169,6 @@ func (a *apply) agree() error {
 			return problem.New(problem.Damaged, "archive %q is not what its sidecar says: the %s is %q inside and %q in the sidecar", s.ID, c.what, c.got, c.want).
 				WithHint("nothing was written; take another archive")
 		}
-	}
-	if a.unpacked.Database == "" {
-		return problem.New(problem.Damaged, "archive %q holds no database", s.ID).WithHint("nothing was written; take another archive")
 	}
 	return nil
 }
@@ -244,11 +251,30 @@ func (a *apply) move(ctx context.Context, h *holding) error {
 	if err := a.planMoves(h); err != nil {
 		return err
 	}
+	if err := a.moveOthers(ctx); err != nil {
+		return err
+	}
+	db, _ := a.journal.database()
+	if err := a.noLogBeside(db.Path); err != nil {
+		return err
+	}
+	a.Progress("putting the database in place")
+	if err := a.place(db); err != nil {
+		return a.failed(err, "putting the database in place at %q", a.path(db.Path))
+	}
+	if err := a.sync("."); err != nil {
+		return a.failed(err, "putting the database in place at %q", a.path(db.Path))
+	}
+	return nil
+}
+
+// moveOthers keeps what stands there, and places all but the database.
+func (a *apply) moveOthers(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return a.failed(err, "restoring archive %q", a.Sidecar.ID)
 	}
 	a.journal.Stage = placing
-	a.journal.Flawed = a.flawed()
+	a.journal.Flawed = a.journal.Flawed || a.flawed()
 	if err := a.writeJournal(a.journal); err != nil {
 		return a.failed(err, "writing the journal in %q", a.folder.dir)
 	}
@@ -286,17 +312,6 @@ func (a *apply) move(ctx context.Context, h *holding) error {
 	}
 	if err := ctx.Err(); err != nil {
 		return a.failed(err, "restoring archive %q", a.Sidecar.ID)
-	}
-	db, _ := a.journal.database()
-	if err := a.noLogBeside(db.Path); err != nil {
-		return err
-	}
-	a.Progress("putting the database in place")
-	if err := a.place(db); err != nil {
-		return a.failed(err, "putting the database in place at %q", a.path(db.Path))
-	}
-	if err := a.sync("."); err != nil {
-		return a.failed(err, "putting the database in place at %q", a.path(db.Path))
 	}
 	return nil
 }

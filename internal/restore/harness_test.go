@@ -23,6 +23,7 @@ import (
 	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/audit"
 	"github.com/n8keep/n8keep/internal/failpoint"
+	"github.com/n8keep/n8keep/internal/pgtest"
 	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
@@ -50,7 +51,7 @@ func TestMain(m *testing.M) {
 		json.NewEncoder(os.Stdout).Encode(j.do())
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(pgtest.Main(m))
 }
 
 // job is what another process is to do.
@@ -64,6 +65,7 @@ type job struct {
 	Uid       int    // not 0: become it
 	FailProve bool
 	Owner     *Owner
+	DSN       string // "postgres": the database to restore to, with To for the files and State for the rest
 }
 
 // outcome is what it says about it.
@@ -125,6 +127,10 @@ func (j job) do() (o outcome) {
 		}
 		o.Unchanged = before == after
 		if err != nil {
+			return fail(err)
+		}
+	case "postgres":
+		if err := j.restorePostgres(ctx); err != nil {
 			return fail(err)
 		}
 	case "attach":
