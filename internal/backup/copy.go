@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 
 	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/blob"
@@ -208,7 +209,7 @@ func Missing(ctx context.Context, from, to ListConfig, instance string) ([]archi
 		return nil, err
 	}
 	there, err := to.List(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a folder that is yet to be made
 		return nil, err
 	}
 	has := map[archive.ID]string{}

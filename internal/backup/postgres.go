@@ -80,7 +80,7 @@ func (t *take) openPostgres(ctx context.Context) (_ context.Context, end func(),
 		yield = defaultYield
 	}
 	watched, stop := d.source.Watch(ctx, yield)
-	end = func() {
+	closeAll := func() {
 		if t.db != nil {
 			t.db.Close()
 		}
@@ -90,7 +90,7 @@ func (t *take) openPostgres(ctx context.Context) (_ context.Context, end func(),
 	defer func() {
 		if err != nil {
 			err = yielded(watched, err)
-			end()
+			closeAll()
 		}
 	}()
 	if err := d.choose(watched); err != nil {
@@ -108,7 +108,7 @@ func (t *take) openPostgres(ctx context.Context) (_ context.Context, end func(),
 	}
 	t.dump, t.notes = d, d.source.Notes()
 	failpoint.Hit("backup.snapshot")
-	return watched, end, nil
+	return watched, closeAll, nil
 }
 
 // choose finds the program, where one is wanted.

@@ -80,7 +80,7 @@ func PlanPrune(ctx context.Context, cfg PruneConfig) (*Prune, error) {
 			continue
 		}
 		p.byID[string(l.ID)] = l
-		items = append(items, p.item(l, checkedOf(remembered[string(l.ID)], l.Sidecar)))
+		items = append(items, p.item(l, CheckedOf(remembered[string(l.ID)], l.Sidecar)))
 	}
 	rules := retention.Config{Now: p.Clock.Now(), Policies: cfg.Policies, ForgottenKeys: cfg.ForgottenKeys}
 	p.Plan = retention.Decide(items, rules)

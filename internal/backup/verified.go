@@ -17,9 +17,9 @@ type Checked struct {
 	Damaged time.Time // when it was found damaged; zero when it was not, or was found sound since
 }
 
-// checkedOf sums up what is remembered of the archive that s describes. Damage is
+// CheckedOf sums up what is remembered of the archive that s describes. Damage is
 // only made up for by a later look that was at least as deep.
-func checkedOf(remembered []state.Verification, s archive.Sidecar) Checked {
+func CheckedOf(remembered []state.Verification, s archive.Sidecar) Checked {
 	var c Checked
 	deepest := Level(-1)
 	newestFirst := slices.Clone(remembered)
