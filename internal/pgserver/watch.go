@@ -127,6 +127,9 @@ func (w *watcher) look(ctx context.Context) error {
 // unseen remembers since when nobody watches; for too long a backup must not go
 // on like that.
 func (w *watcher) unseen(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil // the backup is over
+	}
 	now := time.Now()
 	if w.blind.IsZero() {
 		w.blind = now
