@@ -36,8 +36,8 @@ var (
 
 // Info describes a stored object.
 type Info struct {
-	Name    string
-	Size    int64     // bytes
+	Name string
+	Size int64 // bytes
 	// ModTime is of the store's own clock, not the writer's. Put may say when the
 	// store answered, which differs a little from what Stat and List say.
 	ModTime time.Time

@@ -2,6 +2,7 @@ package blob
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -64,4 +65,31 @@ type Prober interface {
 // Clocked is a store that can be asked for its time.
 type Clocked interface {
 	Clock(ctx context.Context) (time.Time, error)
+}
+
+// Need is how a role stands to a capability.
+type Need string
+
+const (
+	Required Need = "required"
+	Harmless Need = "harmless" // not needed, and no danger
+	Excess   Need = "excess"   // must not be: somebody who steals the identity could do harm
+)
+
+// Need says whether an identity for this role must, may or must not be able to do
+// something. Hiding is harmless where it is possible at all: what was put first
+// stays, and is found.
+func (r Role) Need(c Capability) Need {
+	required := map[Role][]Capability{
+		Writer:   {CanPut},
+		Restorer: {CanGet, CanList},
+		Pruner:   {CanGet, CanList, CanDelete},
+	}
+	switch {
+	case slices.Contains(required[r], c):
+		return Required
+	case c == CanHide && r != Restorer:
+		return Harmless
+	}
+	return Excess
 }

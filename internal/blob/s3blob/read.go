@@ -327,23 +327,57 @@ func lockedUntil(out *s3.HeadObjectOutput) time.Time {
 // lock asks until when a version is locked; zero when it is not, or when this
 // identity may not ask.
 func (s *Store) lock(ctx context.Context, name, version string) (time.Time, error) {
-	var out *s3.HeadObjectOutput
-	err := s.request(ctx, func() (err error) {
-		out, err = s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: aws.String(s.cfg.Prefix + name), VersionId: optional(version)})
+	key := aws.String(s.cfg.Prefix + name)
+	var until time.Time
+	err := s.request(ctx, func() error {
+		out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: key, VersionId: optional(version)})
+		if err == nil {
+			until = lockedUntil(out)
+		}
 		return err
 	})
-	switch {
-	case err == nil:
-		if until := lockedUntil(out); until.After(s.now()) {
-			return until, nil
-		}
-		return time.Time{}, nil
-	case refused(err):
-		return time.Time{}, nil
-	case missing(err):
+	if missing(err) {
 		return time.Time{}, blob.ErrNotFound
 	}
-	return time.Time{}, err
+	if err != nil && !refused(err) {
+		return time.Time{}, err
+	}
+	if until.IsZero() && version != "" && version != nullVersion {
+		// Some services tell of the lock of a hidden version only when asked for it alone.
+		if until, err = s.askLock(ctx, key, &version); err != nil {
+			return time.Time{}, err
+		}
+	}
+	if until.After(s.now()) {
+		return until, nil
+	}
+	return time.Time{}, nil
+}
+
+// askLock asks for retention and legal hold. Every answer but these two says that
+// there is none, or that it is not for this identity.
+func (s *Store) askLock(ctx context.Context, key, version *string) (time.Time, error) {
+	var until time.Time
+	err := s.request(ctx, func() error {
+		hold, err := s.client.GetObjectLegalHold(ctx, &s3.GetObjectLegalHoldInput{Bucket: &s.cfg.Bucket, Key: key, VersionId: version})
+		if err == nil && hold.LegalHold != nil && hold.LegalHold.Status == types.ObjectLockLegalHoldStatusOn {
+			until = forever
+		}
+		return err
+	})
+	if until.IsZero() && (err == nil || status(err) != 0) {
+		err = s.request(ctx, func() error {
+			out, err := s.client.GetObjectRetention(ctx, &s3.GetObjectRetentionInput{Bucket: &s.cfg.Bucket, Key: key, VersionId: version})
+			if err == nil && out.Retention != nil {
+				until = aws.ToTime(out.Retention.RetainUntilDate)
+			}
+			return err
+		})
+	}
+	if err != nil && status(err) == 0 {
+		return until, err
+	}
+	return until, nil
 }
 
 // Stat implements [blob.Store].
@@ -528,7 +562,7 @@ func (s *Store) remove(ctx context.Context, name string) error {
 		return err
 	}
 	if !until.IsZero() {
-		return locked(until)
+		return lockedError(until)
 	}
 	for _, version := range append(slices.Clone(o.over), o.version) {
 		err := s.request(ctx, func() error {
@@ -537,7 +571,7 @@ func (s *Store) remove(ctx context.Context, name string) error {
 		})
 		if refused(err) {
 			if until, lockErr := s.lock(ctx, name, version); lockErr == nil && !until.IsZero() {
-				return locked(until)
+				return lockedError(until)
 			}
 		}
 		if err != nil && !missing(err) {
@@ -547,7 +581,7 @@ func (s *Store) remove(ctx context.Context, name string) error {
 	return nil
 }
 
-func locked(until time.Time) error {
+func lockedError(until time.Time) error {
 	if until.Equal(forever) {
 		return fmt.Errorf("%w by a legal hold", blob.ErrLocked)
 	}

@@ -20,7 +20,8 @@
 // identity that may not list versions sees what the bucket shows; the store then
 // says so in [blob.Properties.Caveat], or refuses when its URL promises a lock.
 //
-// What it refuses: secrets inside the URL, services without If-None-Match,
+// What it refuses: secrets inside the URL, services without If-None-Match, and,
+// but for the canaries of Probe,
 // shortening or bypassing a retention. It sends no secret anywhere; the service
 // is trusted with ciphertext and with its own clock. Objects that other programs
 // put below the prefix with names that [blob.CheckName] refuses are not seen.

@@ -1,22 +1,15 @@
 package s3blob
 
 import (
-	"bytes"
-	"context"
-	"errors"
-	"io"
-	"log/slog"
 	"net/url"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
-
 	"github.com/n8keep/n8keep/internal/blob"
 	"github.com/n8keep/n8keep/internal/blobtest"
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/remote"
 	"github.com/n8keep/n8keep/internal/s3test"
 )
@@ -61,4 +54,10 @@ func put(t *testing.T, s *Store, name, content string) blob.Info {
 	return info
 }
 
-var _ = []any{bytes.NewReader, context.Background, errors.New, io.EOF, slog.New, aws.String, s3.New}
+// wantError checks an error's text and hint.
+func wantError(t *testing.T, err error, text, hint string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), text) || !strings.Contains(problem.HintOf(err), hint) {
+		t.Errorf("error %v with hint %q\nwant %q with %q", err, problem.HintOf(err), text, hint)
+	}
+}
