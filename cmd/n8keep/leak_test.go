@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -66,10 +67,21 @@ func TestPlantedSecrets(t *testing.T) {
 		append([]string{"restore", "--to", restored}, archiveArgs...), append([]string{"restore", "--to", restored, "--overwrite"}, archiveArgs...),
 		{"status", "--n8n-dir", l.n8n, "--target", l.target}, {"init", "--n8n-dir", l.n8n, "--target", l.target, "--recipient", l.recip},
 		{"demo"}, {"version"}, {"census", "--database", "postgres://u:planted-url-password@localhost/x", "--key-file", l.key},
+		{"export", "--workflows", filepath.Join(l.dir, "flows"), "--n8n-dir", l.n8n}, l.exportCredentials("credentials.age", "--json"),
+		l.exportCredentials("wrong.age", "--key-file", wrong), l.exportCredentials("credentials.age"), l.exportCredentials("mistaken.age", "-r", planted["identity"]),
 	} {
 		run(args...)
 	}
 	planted["url password"] = "planted-url-password"
+	killed := false
+	for i, point := range l.points(l.exportCredentials("points.age")...) {
+		if strings.HasSuffix(point, " durable.synced") {
+			killed = l.run(fmt.Sprintf("kill:%d", i+1), l.exportCredentials("killed.age")...).code == -1
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(l.dir, ".n8keep-tmp-*")); !killed || err != nil || len(left) != 1 {
+		t.Errorf("an export that is killed before its file has a name leaves %q: what it had written is not looked at (%v)", left, err)
+	}
 	seen := watch()
 
 	for name, secret := range planted {
@@ -115,6 +127,10 @@ func TestPlantedSecrets(t *testing.T) {
 			t.Error(s)
 		}
 	}
+}
+
+func (l *lab) exportCredentials(out string, extra ...string) []string {
+	return append([]string{"export", "--credentials", "--recipient", l.recip, "--out", filepath.Join(l.dir, out), "--n8n-dir", l.n8n}, extra...)
 }
 
 func forms(s string) []string {
