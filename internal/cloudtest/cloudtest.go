@@ -87,6 +87,7 @@ func run(path string, env, args []string, ready func() bool) (stop func(), err e
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.Dir = os.TempDir()
+	cmd.WaitDelay = 100 * time.Millisecond // children may hold the output open
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started, exited := make(chan error), make(chan error, 1)
 	go func() {

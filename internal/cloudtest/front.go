@@ -21,8 +21,9 @@ type Fault struct {
 	Body   string      // of that answer
 
 	CutRequest  int64 // the connection is reset after this many bytes of the body; the rest never arrives. 0 for not; -1 for at once
-	CutResponse int64 // the request is served, and the connection reset after this many bytes of the answer's body; -1: before its first byte
-	Skew        string
+	CutResponse int64 // the request is served, and the connection ends after this many bytes of the answer's body; -1: before its first byte
+
+	Skew string // the Date of the server's answer
 }
 
 // Front forwards HTTP requests to a server, except for the faults that Rule asks for.
@@ -106,7 +107,10 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(rec.Code)
 		w.Write(rec.Body.Bytes()[:min(fault.CutResponse, int64(rec.Body.Len()))])
 		http.NewResponseController(w).Flush()
-		reset(w)
+		// An ordinary end: a reset would also take away what the other side has not read yet.
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			conn.Close()
+		}
 	default:
 		rec := httptest.NewRecorder()
 		f.next.ServeHTTP(rec, r)

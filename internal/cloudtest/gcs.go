@@ -29,6 +29,7 @@ type GCS struct {
 	// May says whether the caller has a permission as in IAM; nil for all of them.
 	May func(permission string) bool
 
+	versions bool
 	mu       sync.Mutex
 	sessions map[string]*session
 	used     map[string]bool
@@ -50,7 +51,7 @@ func NewGCS(t testing.TB, versions bool) *GCS {
 		})
 	})
 	must(t, gcs.err)
-	g := &GCS{Front: NewFront(t, gcs.url), sessions: map[string]*session{}, used: map[string]bool{}}
+	g := &GCS{Front: NewFront(t, gcs.url), versions: versions, sessions: map[string]*session{}, used: map[string]bool{}}
 	g.Bucket = fmt.Sprintf("bucket-%d", time.Now().UnixNano())
 	body, err := json.Marshal(map[string]any{"name": g.Bucket, "versioning": map[string]bool{"enabled": versions}})
 	must(t, err)
@@ -143,7 +144,7 @@ func (g *GCS) serve(backend http.Handler, w http.ResponseWriter, r *http.Request
 			if !g.allowed(w, "delete") {
 				return
 			}
-			if locked {
+			if locked && !g.versions {
 				fail(w, http.StatusForbidden, "Object is subject to object retention and cannot be overwritten.")
 				return
 			}
@@ -174,7 +175,7 @@ func (g *GCS) serve(backend http.Handler, w http.ResponseWriter, r *http.Request
 			return
 		}
 		_, name, _ := strings.Cut(r.URL.Path, "/o/")
-		if _, locked := g.look(name, query.Get("generation")); locked {
+		if _, locked := g.look(name, query.Get("generation")); locked && (query.Has("generation") || !g.versions) {
 			fail(w, http.StatusForbidden, "Object is subject to object retention and cannot be deleted.")
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -99,6 +100,8 @@ func (s *Store) authorise(req *http.Request) error {
 	return nil
 }
 
+var errorCode = regexp.MustCompile(`^[a-z_]{1,40}$`)
+
 // tokenFailure leaves out the answer's body, of which only the code is known to be
 // harmless.
 func tokenFailure(err error) error {
@@ -110,10 +113,14 @@ func tokenFailure(err error) error {
 		return remote.Again(&apiError{Status: r.Response.StatusCode, Message: "asking for a token failed"}, retryAfter(r.Response))
 	}
 	text := "the credentials are refused"
-	if r.ErrorCode != "" {
-		text += " (" + r.ErrorCode + ")"
+	var doc struct {
+		Code        string `json:"error"`
+		Description string `json:"error_description"`
 	}
-	if strings.Contains(r.ErrorDescription, "short-lived") || strings.Contains(r.ErrorDescription, "reasonable timeframe") {
+	if json.Unmarshal(r.Body, &doc) == nil && errorCode.MatchString(doc.Code) {
+		text += " (" + doc.Code + ")"
+	}
+	if strings.Contains(doc.Description, "short-lived") || strings.Contains(doc.Description, "reasonable timeframe") {
 		text += ": this machine's clock is wrong"
 	}
 	return &apiError{Status: http.StatusUnauthorized, Message: "asking for a token: " + text}
