@@ -27,7 +27,7 @@ func (t *take) prove(ctx context.Context, w *archive.Writer) error {
 	if tried > 0 && census.Proved == 0 {
 		if !t.Unproved {
 			return problem.New(problem.WrongKey, "the instance key %s opens none of the %s in %q", t.fingerprint, count(tried, "secret"), t.Instance).
-				WithHint("no archive was written; try another key: \"n8keep key check --n8n-dir %s --key-file FILE\"", t.N8NDir).
+				WithHint("no archive was written; try another key: \"n8keep key check %s --key-file FILE\"", t.flag()).
 				WithHint("to keep a backup that nothing was proved of, add --unproved")
 		}
 		t.find(FindingUnproved, "", "the instance key opens none of the %s", count(tried, "secret"))
@@ -156,4 +156,15 @@ func count(n int64, noun string) string {
 		return fmt.Sprintf("%d %s", n, noun)
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// flag is how a command is told which n8n is meant.
+func (t *take) flag() string {
+	switch {
+	case t.N8NDir != "":
+		return "--n8n-dir " + flagValue(t.N8NDir)
+	case t.Database != "":
+		return "--database " + flagValue(t.Database)
+	}
+	return "--database postgres://..."
 }
