@@ -109,6 +109,7 @@ type Archive struct {
 	Signer         string    `json:"signer"` // its fingerprint
 	Trusted        bool      `json:"trusted"`
 	Problem        string    `json:"problem,omitempty"`
+	Copies         []Copy    `json:"copies,omitempty"` // "backup list": one per target
 }
 
 // Backup is the document of "backup create".

@@ -20,6 +20,7 @@ import (
 	"github.com/n8keep/n8keep/internal/backup"
 	"github.com/n8keep/n8keep/internal/config"
 	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/state"
 )
 
 // Options are what every command has.
@@ -41,6 +42,7 @@ type App struct {
 	conf  *config.Config
 	host  config.Host
 	audit *audit.Log
+	state *state.DB // nil until memory opens it
 }
 
 // Open reads the configuration, and removes private copies that a killed run has
@@ -68,6 +70,14 @@ func Open(o Options) (*App, error) {
 	a.WorkDir = first(a.WorkDir, a.conf.WorkDir, filepath.Join(a.StateDir, "work"))
 	backup.SweepWork(a.WorkDir, a.Logger)
 	return a, nil
+}
+
+// Close ends what was opened on the way.
+func (a *App) Close() error {
+	if a.state == nil {
+		return nil
+	}
+	return a.state.Close()
 }
 
 // lockDir holds one lock file per instance.

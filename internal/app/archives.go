@@ -52,40 +52,6 @@ func (a *App) trust(o ArchiveOptions) (backup.Trust, error) {
 	return t, nil
 }
 
-// BackupList lists a target, newest first.
-func (a *App) BackupList(ctx context.Context, o ArchiveOptions) ([]api.Archive, error) {
-	store, err := a.openTarget(ctx, o.Target, false)
-	if err != nil {
-		return nil, err
-	}
-	return a.listed(ctx, store, o)
-}
-
-func (a *App) listed(ctx context.Context, store blob.Store, o ArchiveOptions) ([]api.Archive, error) {
-	trust, err := a.trust(o)
-	if err != nil {
-		return nil, err
-	}
-	archives, err := backup.List(ctx, store, trust)
-	if err != nil {
-		return nil, err
-	}
-	docs := []api.Archive{}
-	for _, l := range archives {
-		if o.Instance != "" && l.ID.Instance() != o.Instance {
-			continue
-		}
-		if l.State == backup.StateIncomplete && l.Signer.IsZero() || l.State == backup.StateUnreadable {
-			docs = append(docs, api.Archive{ID: string(l.ID), Instance: l.ID.Instance(), Time: l.ID.Time(), State: l.State, Size: l.Size, Problem: l.Problem})
-			continue
-		}
-		doc := archiveDoc(l.Sidecar, l.Signer, l.Trusted)
-		doc.State, doc.Problem = l.State, l.Problem
-		docs = append(docs, doc)
-	}
-	return docs, nil
-}
-
 // opened is an archive that a command is about.
 type opened struct {
 	store blob.Store
@@ -102,7 +68,7 @@ func (a *App) open(ctx context.Context, o ArchiveOptions) (opened, error) {
 	if err != nil {
 		return opened{}, err
 	}
-	id, err := backup.Find(ctx, store, trust, o.ID, o.Instance)
+	id, err := a.lister(ctx, store, trust).Find(ctx, o.ID, o.Instance)
 	return opened{store, id, trust}, err
 }
 
@@ -143,12 +109,16 @@ func (a *App) BackupShow(ctx context.Context, o ArchiveOptions) (*api.Shown, err
 
 // BackupVerify verifies an archive. One that is sound but holds secrets that do
 // not open is a document and an error of kind CheckFailed.
-func (a *App) BackupVerify(ctx context.Context, o ArchiveOptions, io InstanceOptions, level backup.Level) (doc *api.Verified, err error) {
-	start := a.Now()
+func (a *App) BackupVerify(ctx context.Context, o ArchiveOptions, io InstanceOptions, level backup.Level) (*api.Verified, error) {
 	arc, err := a.open(ctx, o)
 	if err != nil {
 		return nil, err
 	}
+	return a.verifyOpened(ctx, arc, o, io, level)
+}
+
+func (a *App) verifyOpened(ctx context.Context, arc opened, o ArchiveOptions, io InstanceOptions, level backup.Level) (doc *api.Verified, err error) {
+	start := a.Now()
 	cfg := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: level, Trust: arc.trust, Identities: o.Identities,
 		WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
 	var key resolvedKey
@@ -166,6 +136,7 @@ func (a *App) BackupVerify(ctx context.Context, o ArchiveOptions, io InstanceOpt
 	defer func() { err = end(err, counts) }()
 	cfg.Receipt = receipt
 	v, err := backup.Verify(ctx, cfg)
+	a.remember(ctx, arc, level, err)
 	if err != nil {
 		return nil, a.explainKey(ctx, err, arc, key)
 	}
@@ -220,7 +191,7 @@ func hintKey(p *problem.Error, key resolvedKey) {
 }
 
 func (a *App) archivesOf(ctx context.Context, arc opened, fingerprint string) []archive.ID {
-	archives, err := backup.List(ctx, arc.store, arc.trust)
+	archives, err := a.lister(ctx, arc.store, arc.trust).List(ctx)
 	if err != nil {
 		return nil
 	}

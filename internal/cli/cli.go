@@ -42,6 +42,9 @@ func Run(ctx context.Context, cfg Config, args []string) int {
 	})
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if c.opened != nil {
+		c.opened.Close() // what it holds can be learnt again
+	}
 	if err == nil {
 		err = c.text.finish()
 	}
@@ -70,6 +73,7 @@ type commands struct {
 	archive  app.ArchiveOptions
 	ids      []string // --identity
 	printed  bool
+	opened   *app.App // nil before a command opens it
 }
 
 func newCommands(cfg Config) *commands {
@@ -160,7 +164,9 @@ func (c *commands) app() (*app.App, error) {
 	o.Logger = newLogger(c.term)
 	bars := newBars(c.term)
 	o.Progress = bars.update
-	return app.Open(o)
+	a, err := app.Open(o)
+	c.opened = a
+	return a, err
 }
 
 // finish prints a document that a command returned, together with its error if
@@ -205,8 +211,12 @@ func (c *commands) keyFlag(cmd *cobra.Command) {
 }
 
 func (c *commands) archiveFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.archive.Target, "target", "", "`FOLDER` of the archives, or the name of a configured target")
+	c.signerFlags(cmd)
+}
+
+func (c *commands) signerFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&c.archive.Target, "target", "", "`FOLDER` of the archives, or the name of a configured target")
 	f.StringArrayVar(&c.archive.Signers, "signer", nil, "trust archives signed by this public key, ed25519:... (repeatable)")
 	f.Var((*fingerprints)(&c.archive.AcceptSigners), "accept-signer", "trust the signer with this `FINGERPRINT`, n8s1-... (repeatable)")
 }

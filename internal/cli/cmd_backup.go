@@ -13,7 +13,8 @@ import (
 )
 
 func (c *commands) backupCmd() *cobra.Command {
-	return group("backup", "Take, list, show and verify backups", c.backupCreateCmd(), c.backupListCmd(), c.backupShowCmd(), c.backupVerifyCmd())
+	return group("backup", "Take, list, show, verify, copy and prune backups",
+		c.backupCreateCmd(), c.backupListCmd(), c.backupShowCmd(), c.backupVerifyCmd(), c.backupCopyCmd(), c.backupPruneCmd())
 }
 
 func (c *commands) backupCreateCmd() *cobra.Command {
@@ -101,49 +102,6 @@ func (c *commands) printFindings(findings []api.Finding) {
 	}
 }
 
-func (c *commands) backupListCmd() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the archives of a target, newest first",
-		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := c.app()
-			if err != nil {
-				return err
-			}
-			docs, err := a.BackupList(cmd.Context(), c.archive)
-			if err != nil {
-				return err
-			}
-			return c.finish(docs, nil, nil, func() { c.printList(docs) })
-		},
-	}
-	c.archiveFlags(cmd)
-	cmd.Flags().StringVar(&c.archive.Instance, "instance", "", "only this instance's `NAME`")
-	return cmd
-}
-
-func (c *commands) printList(docs []api.Archive) {
-	if len(docs) == 0 {
-		c.term.Line("no archives")
-		return
-	}
-	var rows [][]string
-	for _, d := range docs {
-		state := d.State
-		if d.Problem == "" && !d.Trusted || d.Problem != "" && state == "good" {
-			state += " (?)"
-		}
-		rows = append(rows, []string{d.ID, HumanAge(c.Now().Sub(d.Time)), state, HumanBytes(d.Size), d.N8NVersion})
-	}
-	c.term.Table([]string{"archive!", "age>", "state", "size>", "n8n"}, rows)
-	for _, d := range docs {
-		if d.Problem != "" {
-			c.term.Line(d.ID + ": " + d.Problem)
-		}
-	}
-}
-
 func (c *commands) backupShowCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show ID",
@@ -202,19 +160,28 @@ func (c *commands) printShown(doc *api.Shown) {
 }
 
 func (c *commands) backupVerifyCmd() *cobra.Command {
-	var level string
+	var level, sample string
 	cmd := &cobra.Command{
-		Use:   "verify ID",
-		Short: "Verify one archive: stored bytes, contents, or every secret",
+		Use:   "verify ID | --sample SIZE",
+		Short: "Verify archives: stored bytes, contents, or every secret",
 		Long: `ID is an archive's id, the beginning of one, or "latest".
 
 quick    signature, signer, and checksum of the stored bytes; no private key
 full     also decrypts it, reads every entry, and checks the database
 secrets  also opens every secret and compares it with what was proved
 
+With --sample some archives are verified, those first that were not looked at
+for the longest time; archives of another key than the one given at level full.
+
 Exit codes: 0 sound, 4 sound but degraded, 12 wrong instance key, 13 damaged,
-15 no identity opens it, 16 signature forged or signer unknown.`,
-		Args: oneArg("the archive's id"),
+15 no identity opens it, 16 signature forged or signer unknown. With --sample it
+is that of the worst archive.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if sample != "" {
+				return noArgs(cmd, args)
+			}
+			return oneArg("the archive's id (or give --sample)")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lvl, err := backup.ParseLevel(level)
 			if err != nil {
@@ -224,12 +191,15 @@ Exit codes: 0 sound, 4 sound but degraded, 12 wrong instance key, 13 damaged,
 			if err != nil {
 				return err
 			}
-			c.archive.ID = args[0]
 			if lvl > backup.Quick {
 				if err := c.identities(); err != nil {
 					return err
 				}
 			}
+			if sample != "" {
+				return c.verifySample(cmd, a, sample, lvl)
+			}
+			c.archive.ID = args[0]
 			doc, err := a.BackupVerify(cmd.Context(), c.archive, c.instance, lvl)
 			if doc == nil {
 				return err
@@ -242,7 +212,8 @@ Exit codes: 0 sound, 4 sound but degraded, 12 wrong instance key, 13 damaged,
 	c.keyFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&level, "level", "quick", "how deep: quick, full or secrets")
-	f.StringVar(&c.archive.Instance, "instance", "", "with \"latest\": this instance's `NAME`")
+	f.StringVar(&sample, "sample", "", "verify this `SIZE` of the target instead of one archive: a number, or a share such as 5%")
+	f.StringVar(&c.archive.Instance, "instance", "", "with \"latest\" and --sample: this instance's `NAME`")
 	f.StringVar(&c.instance.N8NDir, "n8n-dir", "", "n8n's `FOLDER`, to find the instance key in")
 	return cmd
 }

@@ -42,6 +42,7 @@ type Terminal struct {
 	outErr     error                                      // the first error of writing to Out
 	bar        atomic.Pointer[Progress]                   // the bar that is on the screen
 	readSecret func(prompt string) (secret.String, error) // nil: reads from In without echo
+	readAnswer func() (string, error)                     // nil: reads a line from In
 }
 
 // NewTerminal returns the Terminal of the three streams. NO_COLOR with any value
