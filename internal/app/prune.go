@@ -57,7 +57,7 @@ func (a *App) BackupPrune(ctx context.Context, o ArchiveOptions, po PruneOptions
 	}
 	defer lock.Unlock()
 	policies := map[retention.Kind]retention.Policy{
-		retention.Archives: policyOf(a.conf.Retention.Archives), retention.Workflows: policyOf(a.conf.Retention.Workflows)}
+		retention.Archives: keepsOf(a.conf.Retention.Archives), retention.Workflows: keepsOf(a.conf.Retention.Workflows)}
 	plan, err := backup.PlanPrune(ctx, backup.PruneConfig{ListConfig: backup.ListConfig{Store: store, Trust: trust, Logger: a.Logger}, State: db, Policies: policies,
 		Instance: o.Instance, ForgottenKeys: po.ForgetKeys, AcceptClock: po.AcceptClock, Now: a.Now, Progress: a.Progress})
 	if err != nil {
@@ -97,7 +97,7 @@ func (a *App) BackupPrune(ctx context.Context, o ArchiveOptions, po PruneOptions
 	return doc, err
 }
 
-func policyOf(p config.RetentionPolicy) retention.Policy { return retention.Policy(p.OrDefault()) }
+func keepsOf(p config.RetentionPolicy) retention.Policy { return retention.Policy(p.OrDefault()) }
 
 // lockPrune keeps two prunes of this host apart. No instance has such a name.
 func (a *App) lockPrune() (*durable.Lock, error) {
