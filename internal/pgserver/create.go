@@ -1,6 +1,7 @@
 package pgserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -312,20 +313,28 @@ func (t *Target) enter(ctx context.Context, n *Temporary) error {
 			WithHint("make it the owner of the old one: ALTER DATABASE %s OWNER TO %s", quote(t.name), quote(role)).
 			WithHint("or in the old one: GRANT CREATE ON SCHEMA %s TO %s", quote(t.cfg.Schema), quote(role))
 	}
-	return t.extend(ctx, conn, n, exists)
+	if !exists {
+		if _, err := conn.Exec(ctx, "CREATE SCHEMA "+quote(t.cfg.Schema)); err != nil {
+			return explain(ctx, err, "making schema %q in database %q", t.cfg.Schema, n.Name)
+		}
+	}
+	return t.extend(ctx, conn, n)
 }
 
-// extend installs the archive's extensions, and those of the old database's n8n, with n8n's own role where it may, so
-// that they are its own, else with the admin role.
-func (t *Target) extend(ctx context.Context, conn *pgx.Conn, n *Temporary, schema bool) error {
+// extend installs the extensions that the old database's n8n uses, where they are
+// there: an archive names them too, but n8n's role may not be allowed to make them.
+// Its own role comes first, so that they are its own, then the admin role.
+func (t *Target) extend(ctx context.Context, conn *pgx.Conn, n *Temporary) error {
 	var admin *pgx.Conn
-	wanted := slices.Compact(slices.Sorted(slices.Values(slices.Concat(t.cfg.Extensions, n.dest.uses))))
-	for _, name := range wanted {
-		create := "CREATE EXTENSION IF NOT EXISTS " + quote(name)
-		if schema {
-			create += " SCHEMA " + quote(t.cfg.Schema)
+	for _, x := range n.dest.uses {
+		exec := func(c *pgx.Conn) error {
+			if _, err := c.Exec(ctx, "DO "+literal(fmt.Sprintf("BEGIN IF to_regnamespace(%[1]s) IS NULL THEN CREATE SCHEMA %[2]s; END IF; END", literal(quote(x.schema)), quote(x.schema)))); err != nil {
+				return err
+			}
+			_, err := c.Exec(ctx, "CREATE EXTENSION IF NOT EXISTS "+quote(x.name)+" SCHEMA "+quote(x.schema))
+			return err
 		}
-		_, err := conn.Exec(ctx, create)
+		err := exec(conn)
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && pg.Code == "42501" {
 			if admin == nil {
@@ -334,14 +343,14 @@ func (t *Target) extend(ctx context.Context, conn *pgx.Conn, n *Temporary, schem
 				}
 				defer admin.Close(context.WithoutCancel(ctx))
 			}
-			_, err = admin.Exec(ctx, create)
+			err = exec(admin)
 		}
-		if errors.As(err, &pg) && (pg.Code == "42501" || pg.Code == "58P01" || pg.Code == "0A000") {
-			return problem.New(problem.Usage, "the archive's extension %q cannot be installed on this server: %s", name, pg.Message).
-				WithHint("install its package on the server, or name a login that may create it: --admin-database postgres://ADMIN@HOST:5432/postgres")
+		if errors.As(err, &pg) && pg.Code == "42501" {
+			return problem.New(problem.Usage, "neither %q nor %q may install the extension %q, which n8n uses: %s", cmp.Or(n.dest.Role, n.dest.Login), n.dest.Server.User, x.name, pg.Message).
+				WithHint("name a login that may: --admin-database postgres://ADMIN@HOST:5432/postgres")
 		}
 		if err != nil {
-			return explain(ctx, err, "installing extension %q", name)
+			return explain(ctx, err, "installing extension %q", x.name)
 		}
 	}
 	failpoint.Hit("pgserver.extensions")

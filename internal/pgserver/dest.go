@@ -30,8 +30,6 @@ type DestConfig struct {
 	Schema, TablePrefix string
 	// Tables are the archive's tables: n8n's by whatever name. Optional.
 	Tables []string
-	// Extensions are the archive's; they are installed before it is loaded. Optional.
-	Extensions []string
 	// AppName is the application_name of every session. Optional; n8keep-restore.
 	AppName string
 	// Now dates the name of the database that is kept. Optional; time.Now.
@@ -51,15 +49,18 @@ type Dest struct {
 	Server     Server   // as the admin session sees it; Bytes is that of the database
 	CanCreate  bool     // the admin role may create databases
 	Bytes      int64
-	Owner      string    // of the database
-	Role       string    // owns n8n's tables; "" when there are none
-	Login      string    // the role of DSN
-	Sessions   []Session // who else is connected to it
-	Left       []Left    // what killed restores left
-	Extensions []string  // installed beyond what n8n uses: a new database will not have them
-	obstacle   error     // why this login cannot replace the database
-	uses       []string  // extensions that the n8n there uses
+	Owner      string      // of the database
+	Role       string      // owns n8n's tables; "" when there are none
+	Login      string      // the role of DSN
+	Sessions   []Session   // who else is connected to it
+	Left       []Left      // what killed restores left
+	Extensions []string    // installed beyond what n8n uses: a new database will not have them
+	obstacle   error       // why this login cannot replace the database
+	uses       []extension // what the n8n there uses
 }
+
+// extension is one that is installed in a database.
+type extension struct{ name, schema string }
 
 // Session is somebody who is connected to a database.
 type Session struct {

@@ -27,8 +27,8 @@ type contents struct {
 	n8n        bool
 	owner      string // of n8n's tables
 	foreign    []string
-	uses       []string // extensions that n8n uses
-	extensions []string // others than those
+	uses       []extension // those that n8n uses
+	extensions []string    // others
 }
 
 // object is something that somebody made in a database.
@@ -66,12 +66,19 @@ func (t *Target) objects(ctx context.Context, conn *pgx.Conn) (contents, error) 
 	if err != nil {
 		return c, err
 	}
-	rows, err := conn.Query(ctx, `SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1`)
+	rows, err := conn.Query(ctx, `SELECT e.extname::text, n.nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname <> 'plpgsql' ORDER BY 1`)
 	if err != nil {
 		return c, explain(ctx, err, "listing extensions")
 	}
-	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	c.uses, c.extensions = used, slices.DeleteFunc(all, func(x string) bool { return slices.Contains(used, x) })
+	var x extension
+	_, err = pgx.ForEachRow(rows, []any{&x.name, &x.schema}, func() error {
+		if slices.Contains(used, x.name) {
+			c.uses = append(c.uses, x)
+		} else {
+			c.extensions = append(c.extensions, x.name)
+		}
+		return nil
+	})
 	return c, explain(ctx, err, "listing extensions")
 }
 
