@@ -186,6 +186,8 @@ type Restore struct {
 	Database      string   `json:"database"`
 	SafetyCopy    string   `json:"safety_copy,omitempty"`   // the database that stood there before
 	SafetyFolder  string   `json:"safety_folder,omitempty"` // other files that stood there before
+	DropWith      string   `json:"drop_with,omitempty"`     // PostgreSQL: the statement that removes the old database
+	FilesTo       string   `json:"files_to,omitempty"`      // PostgreSQL: where the files went
 	ConfigWritten bool     `json:"config_written"`
 	// SetBeforeStart is what n8n's environment needs when no config was written.
 	SetBeforeStart string    `json:"set_before_start,omitempty"`

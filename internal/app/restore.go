@@ -26,14 +26,23 @@ type RestoreOptions struct {
 	AssumeStopped bool
 	Owner         string // UID:GID
 	HealthURL     string
+
+	// For PostgreSQL.
+	AdminDatabase string // address of a login that may create databases
+	FilesTo       string // n8n's folder, for the files of the archive
+	PgBin         string // folder of pg_restore
 }
 
 // Restore puts an archive back, or says how it would.
 func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions, r RestoreOptions) (doc *api.Restore, err error) {
 	start := a.Now()
-	if strings.Contains(r.To, "://") {
-		return nil, problem.New(problem.Usage, "--to takes a folder in this version, not %q", strings.SplitN(r.To, ":", 2)[0]+"://...").
-			WithHint("give n8n's folder; archives of this version hold SQLite databases")
+	server := isDatabaseAddress(r.To)
+	switch {
+	case !server && strings.Contains(r.To, "://"):
+		return nil, problem.New(problem.Usage, "--to takes a folder or postgres://..., not %q", strings.SplitN(r.To, ":", 2)[0]+"://...").
+			WithHint("give n8n's folder, or the address of a PostgreSQL database")
+	case !server && (r.AdminDatabase != "" || r.FilesTo != ""):
+		return nil, problem.New(problem.Usage, "--admin-database and --files-to are for a restore to a server").WithHint("name the server with --to postgres://USER@HOST:5432/DATABASE")
 	}
 	owner, err := parseOwner(r.Owner)
 	if err != nil {
@@ -47,7 +56,11 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	if err != nil {
 		return nil, err
 	}
-	key, err := a.keyFor(io, arc.id.Instance(), r.To)
+	home := r.To
+	if server {
+		home = r.FilesTo
+	}
+	key, err := a.keyFor(io, arc.id.Instance(), home)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +72,11 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	defer func() { err = end(err, counts) }()
 
 	verify := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: backup.Secrets, Trust: arc.trust, Identities: o.Identities, Key: key.key,
-		Receipt: receipt, WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
+		Receipt: receipt, WorkDir: a.WorkDir, Programs: r.PgBin, Logger: a.Logger, Progress: a.Progress}
+	others := func(fp n8ncrypt.Fingerprint) []archive.ID { return a.archivesOf(ctx, arc, string(fp)) }
+	if server {
+		return a.restorePostgres(ctx, arc, signed.Sidecar, key, verify, restore.PostgresConfig{Owner: owner, OtherArchives: others}, r, counts)
+	}
 	var verified *backup.Verified
 	// The health URL of the configuration is that of the instance that lives there.
 	conf := a.conf.Instances[arc.id.Instance()]
@@ -69,7 +86,7 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	cfg := restore.Config{Sidecar: signed.Sidecar, To: r.To, Key: key.key, Overwrite: r.Overwrite, NoConfig: r.NoConfig,
 		AssumeStopped: r.AssumeStopped, DryRun: r.DryRun, Owner: owner, HealthURL: first(r.HealthURL, conf.HealthURL),
 		Now: a.Now, Logger: a.Logger, Env: a.Env, Receipt: receipt,
-		OtherArchives: func(fp n8ncrypt.Fingerprint) []archive.ID { return a.archivesOf(ctx, arc, string(fp)) },
+		OtherArchives: others,
 		Unpack: func(ctx context.Context, dir string) (restore.Unpacked, error) {
 			if verified, err = backup.Unpack(ctx, verify, dir); err != nil {
 				return restore.Unpacked{}, err

@@ -13,14 +13,20 @@ import (
 func (c *commands) restoreCmd() *cobra.Command {
 	var o app.RestoreOptions
 	cmd := &cobra.Command{
-		Use:   "restore ID --to FOLDER",
-		Short: "Put an archive back as an n8n folder, after proving all of it",
+		Use:   "restore ID --to FOLDER|ADDRESS",
+		Short: "Put an archive back, after proving all of it",
 		Long: `ID is an archive's id, the beginning of one, or "latest".
 
 Everything is decrypted and proved beside the target before the target is
 touched. A folder that holds a database is replaced only with --overwrite, and a
 copy of the old database stays beside it. When anything fails, the old state is
 put back. n8n must be stopped.
+
+An archive of a PostgreSQL database goes to a server: --to
+postgres://USER@HOST:5432/DATABASE. It is loaded under a name of its own, proved
+there, and gets the name last. A database that holds an n8n is replaced only with
+--overwrite, and kept under another name. The password is looked for where
+libpq looks for it (PGPASSWORD, PGPASSFILE), and in DB_POSTGRESDB_PASSWORD.
 
 Exit codes: 2 the target is not empty, 11 n8n is attached, 12 wrong instance
 key, 13 damaged, 15 no identity opens it, 16 signature forged or signer unknown.`,
@@ -32,7 +38,7 @@ key, 13 damaged, 15 no identity opens it, 16 signature forged or signer unknown.
 			}
 			c.archive.ID = args[0]
 			if o.To == "" {
-				return problem.New(problem.Usage, "no folder to restore to").WithHint("give n8n's folder with --to DIR")
+				return problem.New(problem.Usage, "no folder to restore to").WithHint("give n8n's folder with --to DIR, or a server with --to postgres://USER@HOST:5432/DATABASE")
 			}
 			if err := c.identities(); err != nil {
 				return err
@@ -48,7 +54,10 @@ key, 13 damaged, 15 no identity opens it, 16 signature forged or signer unknown.
 	c.identityFlag(cmd)
 	c.keyFlag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.To, "to", "", "the n8n `FOLDER` to restore to; made when missing")
+	f.StringVar(&o.To, "to", "", "the n8n `FOLDER` to restore to, made when missing; or the address of a PostgreSQL database")
+	f.StringVar(&o.AdminDatabase, "admin-database", "", "PostgreSQL: the `ADDRESS` of a login that may create databases")
+	f.StringVar(&o.FilesTo, "files-to", "", "PostgreSQL: n8n's `FOLDER`, for the files of the archive and the config with the key")
+	f.StringVar(&o.PgBin, "pg-bin", "", "PostgreSQL: the `FOLDER` with pg_restore")
 	f.BoolVar(&o.Overwrite, "overwrite", false, "replace the database that is there, keeping a copy of it")
 	f.BoolVar(&o.DryRun, "dry-run", false, "say what would be done, and check all that can be checked, without writing")
 	f.BoolVar(&o.NoConfig, "no-config", false, "do not write n8n's config file with the key")
@@ -81,7 +90,10 @@ func (c *commands) printRestore(doc *api.Restore) {
 	if doc.SafetyFolder != "" {
 		c.term.KeyValues("old files", doc.SafetyFolder+" (delete it when n8n works)")
 	}
-	if doc.SafetyCopy != "" {
+	switch {
+	case doc.DropWith != "":
+		c.term.KeyValues("old database", doc.SafetyCopy+" (when n8n works: "+doc.DropWith+")")
+	case doc.SafetyCopy != "":
 		c.term.KeyValues("old database", doc.SafetyCopy+" (delete it when n8n works)")
 	}
 }
