@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,6 +126,20 @@ func (d *dumper) choose(ctx context.Context) (err error) {
 	if err != nil && d.Engine != EnginePgDump && d.Programs == "" && problem.KindOf(err) == problem.Usage {
 		d.native = true
 		return nil
+	}
+	return err
+}
+
+// connection gives the loss of a connection its kind, wherever it was noticed.
+func connection(err error) error {
+	var p *problem.Error
+	if errors.As(err, &p) && p.Kind != problem.Unexpected {
+		return err
+	}
+	var network net.Error
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network) || strings.Contains(err.Error(), "conn closed") {
+		return problem.Wrap(problem.Unreachable, err, "the connection to the database was lost").
+			WithHint("nothing was stored; run the backup again when the server answers")
 	}
 	return err
 }

@@ -71,7 +71,10 @@ func Create(ctx context.Context, cfg Config) (*Result, error) {
 	t.fingerprint = <-fingerprint
 	sidecar, err := t.run(ctx)
 	if err != nil {
-		return nil, yielded(ctx, err)
+		if err = yielded(ctx, err); t.dump != nil {
+			err = connection(err)
+		}
+		return nil, err
 	}
 	return &Result{Sidecar: sidecar, Targets: t.up.stored(), Findings: t.findings,
 		Failures: t.census.Failures, Warnings: t.warnings, Notes: t.notes, Elapsed: time.Since(start)}, nil
