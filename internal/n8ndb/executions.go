@@ -1,6 +1,7 @@
 package n8ndb
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -37,16 +38,20 @@ func (v *view) unfinished() string {
 
 // executions reads the data of executions in scope once: for the places in flatted
 // JSON, and for the sweep.
-func (c *counter) executions(ctx context.Context, v *view, places []Place) error {
+// The piece, a condition on t, is for a sweep alone.
+func (c *counter) executions(ctx context.Context, v *view, places []Place, piece string) error {
 	t := v.db.table("execution_data")
 	data := t.Column("data")
 	if data == nil || c.cfg.Executions == NoExecutions {
 		return nil
 	}
-	q := query{table: t, exprs: []string{v.text(data)}}
+	q := query{table: t, exprs: []string{v.text(data)}, anyOrder: c.cfg.SkipPlaces}
 	if entity := v.db.table("execution_entity"); entity != nil && c.cfg.Executions != AllExecutions {
 		q.join = `JOIN ` + v.db.from(entity) + ` AS e ON e."id" = t."executionId"`
 		q.where = v.unfinished()
+	}
+	if piece != "" {
+		q.where = piece + " AND " + cmp.Or(q.where, "TRUE")
 	}
 	var others []*Column
 	if c.sweeper.active() {
@@ -63,8 +68,9 @@ func (c *counter) executions(ctx context.Context, v *view, places []Place) error
 		}
 		b := bytesOf(cols[0])
 		var known []string
-		// Parsing is dear: without the catalogue it only serves to know what is known.
-		if !c.cfg.SkipPlaces || c.cfg.Sweep && holdsCiphertext(b) {
+		if c.cfg.SkipPlaces {
+			known = c.sweeper.knownFlatted(b)
+		} else {
 			var err error
 			if known, err = c.flatted(b, row, places); err != nil {
 				return err
@@ -85,6 +91,26 @@ func (c *counter) executions(ctx context.Context, v *view, places []Place) error
 	})
 }
 
+// knownFlatted are the ciphertexts in one execution's data that the catalogue
+// accounts for. Parsing is dear, and of use only where there is ciphertext.
+func (s *sweeper) knownFlatted(data []byte) (known []string) {
+	if !s.cfg.Sweep || !holdsCiphertext(data) {
+		return nil
+	}
+	for _, f := range scanFlatted(data) {
+		if value := f.text(data); f.counts(value) {
+			known = append(known, value)
+		}
+	}
+	return known
+}
+
+// counts reports whether the value is n8n's: of some names users have members, too.
+func (f flattedValue) counts(value string) bool {
+	_, contextual := flattedMember([]byte(f.member))
+	return contextual || n8ncrypt.Detect(value) != n8ncrypt.None
+}
+
 // flatted counts the values in one execution's data and returns their ciphertexts.
 func (c *counter) flatted(data []byte, row string, places []Place) (known []string, err error) {
 	for _, f := range scanFlatted(data) {
@@ -93,8 +119,8 @@ func (c *counter) flatted(data []byte, row string, places []Place) (known []stri
 			continue
 		}
 		value := f.text(data)
-		if _, contextual := flattedMember([]byte(f.member)); !contextual && n8ncrypt.Detect(value) == n8ncrypt.None {
-			continue // a user's own member of that name
+		if !f.counts(value) {
+			continue
 		}
 		known = append(known, value)
 		if err := c.count(&places[i], placeRow{id: row + "#" + strconv.Itoa(f.element), value: value}); err != nil {

@@ -19,8 +19,8 @@ import (
 var snapshotID = regexp.MustCompile(`^[0-9A-Fa-f]{1,16}(-[0-9A-Fa-f]{1,16}){1,3}$`)
 
 // postgresView runs do in one read-only REPEATABLE READ transaction on a connection
-// of its own, in the exported snapshot if the database was opened with one.
-func (db *DB) postgresView(ctx context.Context, do func(*view) error) error {
+// of its own, in an exported snapshot unless that is "".
+func (db *DB) postgresView(ctx context.Context, snapshot string, do func(*view) error) error {
 	conn, err := db.pool.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("beginning to read: %w", db.explain(err))
@@ -37,9 +37,9 @@ func (db *DB) postgresView(ctx context.Context, do func(*view) error) error {
 			return fmt.Errorf("beginning to read: %w", db.explain(err))
 		}
 		defer tx.Rollback(context.WithoutCancel(ctx))
-		if db.snapshot != "" {
-			if _, err := pg.Exec(ctx, "SET TRANSACTION SNAPSHOT '"+db.snapshot+"'", pgx.QueryExecModeSimpleProtocol); err != nil {
-				return explainSnapshot(ctx, db.snapshot, err)
+		if snapshot != "" {
+			if _, err := pg.Exec(ctx, "SET TRANSACTION SNAPSHOT '"+snapshot+"'", pgx.QueryExecModeSimpleProtocol); err != nil {
+				return explainSnapshot(ctx, snapshot, err)
 			}
 		}
 		return do(&view{db: db, pg: pg})

@@ -18,7 +18,7 @@ func (db *DB) Census(ctx context.Context, cfg CensusConfig) (*Census, error) {
 		return nil, &problem.Error{Kind: problem.Unexpected, Err: errNoReceipt}
 	}
 	c := &counter{cfg: &cfg, result: &Census{ByKey: map[string]int64{}}, places: map[PlaceID]*PlaceCount{}}
-	c.sweeper = newSweeper(&cfg, c.result)
+	c.sweeper = newSweeper(&cfg)
 	err := db.view(ctx, func(v *view) error { return c.run(ctx, v) })
 	if err != nil {
 		return nil, err
@@ -28,7 +28,7 @@ func (db *DB) Census(ctx context.Context, cfg CensusConfig) (*Census, error) {
 			c.result.Places = append(c.result.Places, *n)
 		}
 	}
-	c.sweeper.finish()
+	c.sweeper.found.fill(c.result)
 	return c.result, nil
 }
 
@@ -40,11 +40,7 @@ type counter struct {
 	sweeper *sweeper
 }
 
-func (c *counter) progress(table string, n int64) {
-	if c.cfg.Progress != nil {
-		c.cfg.Progress(table, n)
-	}
-}
+func (c *counter) progress(table string, n int64) { c.sweeper.progress(table, n) }
 
 func (c *counter) run(ctx context.Context, v *view) error {
 	catalogue := Catalogue()
@@ -62,6 +58,9 @@ func (c *counter) run(ctx context.Context, v *view) error {
 		if c.cfg.SkipPlaces && group[0].Container != Flatted {
 			continue // flatted columns are swept where they are read
 		}
+		if c.cfg.SkipPlaces && v.pg != nil {
+			continue // below, in pieces
+		}
 		if err := c.group(ctx, v, group); err != nil {
 			return err
 		}
@@ -69,16 +68,7 @@ func (c *counter) run(ctx context.Context, v *view) error {
 	if !c.sweeper.active() {
 		return nil
 	}
-	for i := range v.db.tables {
-		t := &v.db.tables[i]
-		if t.Name == "execution_data" {
-			continue // read above, in the scope asked for
-		}
-		if err := c.sweeper.table(ctx, v, t); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.sweep(ctx, v)
 }
 
 func (p *Place) flatted() bool { return p.Container == Flatted || p.Container == Bundle }
@@ -102,7 +92,7 @@ func (c *counter) group(ctx context.Context, v *view, group []Place) error {
 	case Bundle:
 		return c.bundles(ctx, v, group)
 	case Flatted:
-		return c.executions(ctx, v, group)
+		return c.executions(ctx, v, group, "")
 	}
 	var n int64
 	err := v.place(ctx, p, func(row placeRow) error {

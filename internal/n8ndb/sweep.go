@@ -17,16 +17,13 @@ import (
 const pieceBytes = 8 << 20
 
 // sweeper looks through column values for ciphertext outside the catalogue and for
-// the instance key.
+// the instance key. It may be used by several goroutines at once.
 type sweeper struct {
-	cfg      *CensusConfig
-	census   *Census
-	unlisted map[[2]string]*Unlisted
+	cfg   *CensusConfig
+	found *findings
 }
 
-func newSweeper(cfg *CensusConfig, c *Census) *sweeper {
-	return &sweeper{cfg: cfg, census: c, unlisted: map[[2]string]*Unlisted{}}
-}
+func newSweeper(cfg *CensusConfig) *sweeper { return &sweeper{cfg: cfg, found: newFindings()} }
 
 func (s *sweeper) active() bool { return s.cfg.Sweep || s.cfg.Needle != nil }
 
@@ -37,7 +34,7 @@ func (s *sweeper) value(table, column, row string, b []byte, known []string, all
 		return nil
 	}
 	if s.cfg.Needle != nil && s.cfg.Needle.Find(b) {
-		s.hit(table, column, row)
+		s.found.hit(table, column, row)
 	}
 	if !s.cfg.Sweep || all || len(b) < minCBC {
 		return nil
@@ -51,10 +48,18 @@ func (s *sweeper) value(table, column, row string, b []byte, known []string, all
 		if err != nil {
 			failed = err
 		} else if opens || c.telling() {
-			s.report(table, column, row, opens)
+			s.found.report(table, column, row, opens)
 		}
 	})
 	return failed
+}
+
+func (s *sweeper) progress(table string, n int64) {
+	if s.cfg.Progress != nil {
+		s.found.Lock()
+		defer s.found.Unlock()
+		s.cfg.Progress(table, n)
+	}
 }
 
 // holdsCiphertext reports whether anything in b looks like n8n's ciphertext.
@@ -83,28 +88,6 @@ func (s *sweeper) opens(c candidate) (bool, error) {
 	return false, nil
 }
 
-func (s *sweeper) hit(table, column, row string) {
-	s.census.NeedleTotal++
-	if len(s.census.NeedleHits) < listed {
-		s.census.NeedleHits = append(s.census.NeedleHits, NeedleHit{table, column, clip(row)})
-	}
-}
-
-func (s *sweeper) report(table, column, row string, opens bool) {
-	u := s.unlisted[[2]string{table, column}]
-	if u == nil {
-		u = &Unlisted{Table: table, Column: column, Row: clip(row)}
-		s.unlisted[[2]string{table, column}] = u
-	}
-	u.Values++
-	if opens {
-		if u.Opened == 0 {
-			u.Row = clip(row)
-		}
-		u.Opened++
-	}
-}
-
 // clip keeps a row id of a foreign table within bounds.
 func clip(row string) string {
 	const most = 200
@@ -118,15 +101,6 @@ func clip(row string) string {
 	}
 }
 
-func (s *sweeper) finish() {
-	for _, u := range s.unlisted {
-		s.census.Unlisted = append(s.census.Unlisted, *u)
-	}
-	slices.SortFunc(s.census.Unlisted, func(a, b Unlisted) int {
-		return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(a.Column, b.Column))
-	})
-}
-
 // catalogued are the places in columns of a table that are not flatted.
 func catalogued(table string) []Place {
 	return slices.DeleteFunc(Catalogue(), func(p Place) bool {
@@ -134,8 +108,8 @@ func catalogued(table string) []Place {
 	})
 }
 
-// table reads all text of a table once.
-func (s *sweeper) table(ctx context.Context, v *view, t *Table) error {
+// table reads all text of a table, or of a piece of it, once.
+func (s *sweeper) table(ctx context.Context, v *view, t *Table, piece string) error {
 	places := catalogued(t.Name)
 	var columns []*Column
 	var exprs []string
@@ -152,9 +126,9 @@ func (s *sweeper) table(ctx context.Context, v *view, t *Table) error {
 		return nil
 	}
 	var n int64
-	err := v.each(ctx, query{table: t, exprs: exprs}, func(row string, cols []any) error {
-		if n++; n%1000 == 0 && s.cfg.Progress != nil {
-			s.cfg.Progress(t.Name, n)
+	err := v.each(ctx, query{table: t, exprs: exprs, where: piece, anyOrder: true}, func(row string, cols []any) error {
+		if n++; n%1000 == 0 {
+			s.progress(t.Name, n)
 		}
 		for i, c := range columns {
 			b := bytesOf(cols[i])
@@ -164,7 +138,7 @@ func (s *sweeper) table(ctx context.Context, v *view, t *Table) error {
 			var known []string
 			all := false
 			if len(places) > 0 {
-				known, all = accounted(places, columns, cols, i)
+				known, all = accounted(places, columns, cols, textOf, i)
 			}
 			if err := s.value(t.Name, c.Name, row, b, known, all); err != nil {
 				return err
@@ -175,12 +149,10 @@ func (s *sweeper) table(ctx context.Context, v *view, t *Table) error {
 	if err != nil {
 		return err
 	}
-	if s.cfg.Progress != nil {
-		s.cfg.Progress(t.Name, n)
-	}
+	s.progress(t.Name, n)
 	for _, c := range columns {
 		if c.Kind == Blob && s.cfg.Needle != nil {
-			if err := s.largeBlobs(ctx, v, t, c); err != nil {
+			if err := s.largeBlobs(ctx, v, t, c, piece); err != nil {
 				return err
 			}
 		}
@@ -190,14 +162,14 @@ func (s *sweeper) table(ctx context.Context, v *view, t *Table) error {
 
 // accounted are the ciphertexts of the ith column value that belong to places; all
 // is set when the whole column does.
-func accounted(places []Place, columns []*Column, cols []any, i int) (known []string, all bool) {
+func accounted[V any](places []Place, columns []*Column, cols []V, text func(V) string, i int) (known []string, all bool) {
 	var key, algorithm string
 	for j, other := range columns {
 		switch other.Name {
 		case "key", "type":
-			key = textOf(cols[j])
+			key = text(cols[j])
 		case "algorithm":
-			algorithm = textOf(cols[j])
+			algorithm = text(cols[j])
 		}
 	}
 	for _, p := range places {
@@ -207,7 +179,7 @@ func accounted(places []Place, columns []*Column, cols []any, i int) (known []st
 		if p.Container != JSON {
 			return nil, true
 		}
-		for _, r := range p.values(placeRow{value: textOf(cols[i])}) {
+		for _, r := range p.values(placeRow{value: text(cols[i])}) {
 			known = append(known, r.value)
 		}
 	}
@@ -227,7 +199,7 @@ func keep(cols []any) []any {
 
 // largeBlobs searches blobs above pieceBytes for the needle, piece by piece. Their
 // keys are gathered first, since a connection runs one query at a time.
-func (s *sweeper) largeBlobs(ctx context.Context, v *view, t *Table, c *Column) error {
+func (s *sweeper) largeBlobs(ctx context.Context, v *view, t *Table, c *Column, part string) error {
 	ids, order := v.key(t)
 	if len(ids) == 0 {
 		return nil // n8n has no such table; without a key a row cannot be found again
@@ -245,7 +217,7 @@ func (s *sweeper) largeBlobs(ctx context.Context, v *view, t *Table, c *Column) 
 	}
 	var large [][]any
 	stmt := "SELECT " + strings.Join(ids, ", ") + ", octet_length(" + name + ") FROM " + v.db.from(t) + " AS t" +
-		fmt.Sprintf(" WHERE octet_length(%s) > %d ORDER BY ", name, pieceBytes) + strings.Join(order, ", ")
+		fmt.Sprintf(" WHERE octet_length(%s) > %d AND %s ORDER BY ", name, pieceBytes, cmp.Or(part, "TRUE")) + strings.Join(order, ", ")
 	_, err := v.rows(ctx, stmt, nil, len(ids)+1, 0, func(cols []any) error {
 		large = append(large, keep(cols))
 		return nil
@@ -269,7 +241,7 @@ func (s *sweeper) largeBlobs(ctx context.Context, v *view, t *Table, c *Column) 
 			}
 		}
 		if found {
-			s.hit(t.Name, c.Name, rowID(key))
+			s.found.hit(t.Name, c.Name, rowID(key))
 		}
 	}
 	return nil

@@ -21,7 +21,7 @@ type view struct {
 func (db *DB) view(ctx context.Context, do func(*view) error) error {
 	switch {
 	case db.engine == Postgres:
-		return db.postgresView(ctx, do)
+		return db.postgresView(ctx, db.snapshot, do)
 	case db.yield:
 		return do(&view{db: db, q: db.pool})
 	}
@@ -52,11 +52,12 @@ const (
 // query is a SELECT of the primary key and more columns of one table, in order of
 // the primary key.
 type query struct {
-	table *Table
-	exprs []string // SQL, after the key columns
-	join  string   // after FROM table AS t
-	where string   // with placeholders for args
-	args  []any
+	table    *Table
+	exprs    []string // SQL, after the key columns
+	join     string   // after FROM table AS t
+	where    string   // with placeholders for args
+	args     []any
+	anyOrder bool // as the database has them, where that is cheaper
 }
 
 // key returns the SQL of the key columns: as row id, and as order.
@@ -100,7 +101,7 @@ func (v *view) each(ctx context.Context, q query, fn func(row string, cols []any
 	ids, order := v.key(q.table)
 	sel := "SELECT " + strings.Join(append(append([]string{}, ids...), q.exprs...), ", ") + " FROM " + v.db.from(q.table) + " AS t " + q.join
 	tail := ""
-	if len(order) > 0 {
+	if len(order) > 0 && !(q.anyOrder && v.pg != nil) {
 		tail = " ORDER BY " + strings.Join(order, ", ")
 	}
 	where := q.where
