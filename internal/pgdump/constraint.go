@@ -30,13 +30,16 @@ func (c *catalogue) readConstraints() error {
 		o := c.add(e, r, full+" "+identifier(name), "ALTER TABLE ONLY "+full+" ADD CONSTRAINT "+identifier(name)+" "+definition)
 		c.targets[e.ref] = "CONSTRAINT " + identifier(name) + " ON " + full
 		if r == rankIndex {
-			o.table = full
+			o.table, o.sort = full, indexSort(full, index)
 			o.sql = append(o.sql, indexOptions(qualified(schema, name), options)...)
 			c.targets[ref{"pg_class", index}] = "INDEX " + qualified(schema, name)
 		}
 		return nil
 	})
 }
+
+// indexSort keeps the order in which a table's indexes were made: where several fit, a foreign key uses the first.
+func indexSort(table string, id uint32) string { return fmt.Sprintf("%s %010d", table, id) }
 
 func indexOptions(full string, options []string) []string {
 	var all []string
@@ -68,7 +71,7 @@ func (c *catalogue) readIndexes() error {
 				return nil
 			}
 			o = c.add(e, rankIndex, table+" "+full, definition)
-			o.table = table
+			o.table, o.sort = table, indexSort(table, id)
 			o.needs = []ref{{"pg_class", relation}}
 			c.targets[e.ref] = "INDEX " + full
 		}

@@ -15,11 +15,12 @@ type acl struct {
 	column string              // of the table; "": all of it
 	revoke bool                // PUBLIC lost what it has by default
 	lost   []string            // what the owner took from itself
-	grants map[string][]string // role ("": PUBLIC) -> privileges; those that may be passed on end in *
+	roles  []string            // whom something was granted, in order; "": PUBLIC
+	grants map[string][]string // by role; privileges that may be passed on end in *
 }
 
 // aclQuery lists, for every object with privileges other than the usual: key, column, grantee ("" for PUBLIC), whether
-// it is the owner, privilege, whether it may be granted on. One row with an empty privilege says that there is a list at all.
+// it is the owner, privilege, whether it may be granted on, whether it is a usual one that is missing, place in the list.
 const aclQuery = `
 WITH o(class, oid, sub, col, acl, owner, kind) AS (
 	SELECT 'pg_class', oid, 0, '', relacl, relowner, CASE WHEN relkind = 'S' THEN 's' ELSE 'r' END FROM pg_class WHERE relacl IS NOT NULL
@@ -27,13 +28,13 @@ WITH o(class, oid, sub, col, acl, owner, kind) AS (
 	UNION ALL SELECT 'pg_proc', oid, 0, '', proacl, proowner, 'f' FROM pg_proc WHERE proacl IS NOT NULL
 	UNION ALL SELECT 'pg_type', oid, 0, '', typacl, typowner, 'T' FROM pg_type WHERE typacl IS NOT NULL
 	UNION ALL SELECT 'pg_namespace', oid, 0, '', nspacl, nspowner, 'n' FROM pg_namespace WHERE nspacl IS NOT NULL)
-SELECT class, o.oid, sub, col, coalesce(r.rolname::text, ''), x.grantee = o.owner, x.privilege_type::text, x.is_grantable, false
-	FROM o CROSS JOIN LATERAL aclexplode(o.acl) x LEFT JOIN pg_roles r ON r.oid = x.grantee
+SELECT class, o.oid, sub, col, coalesce(r.rolname::text, ''), x.grantee = o.owner, x.privilege_type::text, x.is_grantable, false, x.ordinality
+	FROM o CROSS JOIN LATERAL aclexplode(o.acl) WITH ORDINALITY x LEFT JOIN pg_roles r ON r.oid = x.grantee
 UNION ALL
-SELECT class, o.oid, sub, col, '', x.grantee = o.owner, x.privilege_type::text, false, true
+SELECT class, o.oid, sub, col, '', x.grantee = o.owner, x.privilege_type::text, false, true, 0
 	FROM o CROSS JOIN LATERAL aclexplode(acldefault(o.kind::"char", o.owner)) x
 	WHERE NOT EXISTS (SELECT FROM aclexplode(o.acl) y WHERE y.grantee = x.grantee AND y.privilege_type = x.privilege_type)
-ORDER BY 1, 2, 3, 5, 7`
+ORDER BY 1, 2, 3, 10`
 
 // grantStatements says who may do what. They come last: nothing that is restored needs them.
 func (c *catalogue) grantStatements() ([]*object, error) {
@@ -46,7 +47,8 @@ func (c *catalogue) grantStatements() ([]*object, error) {
 		var k key
 		var column, role, privilege string
 		var owner, grantable, missing bool
-		if err := row.Scan(&k.class, &k.id, &k.sub, &column, &role, &owner, &privilege, &grantable, &missing); err != nil {
+		var place int
+		if err := row.Scan(&k.class, &k.id, &k.sub, &column, &role, &owner, &privilege, &grantable, &missing, &place); err != nil {
 			return err
 		}
 		target := c.targets[k.ref]
@@ -72,6 +74,9 @@ func (c *catalogue) grantStatements() ([]*object, error) {
 		default:
 			if grantable {
 				privilege += "*"
+			}
+			if a.grants[role] == nil {
+				a.roles = append(a.roles, role)
 			}
 			a.grants[role] = append(a.grants[role], privilege)
 		}
@@ -117,7 +122,7 @@ func (a *acl) object(schema bool) *object {
 	if len(a.lost) > 0 && !schema {
 		add(nil, "REVOKE "+list(a.lost, false)+on+" FROM CURRENT_USER")
 	}
-	for _, role := range slices.Sorted(maps.Keys(a.grants)) {
+	for _, role := range a.roles {
 		to, roles := " TO PUBLIC", []string(nil)
 		if role != "" {
 			to, roles = " TO "+identifier(role), []string{role}

@@ -2,15 +2,12 @@ package pgdump
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/n8keep/n8keep/internal/pgtest"
@@ -123,36 +120,4 @@ func readFile(t testing.TB, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-func rich(t testing.TB, dsn string) {
-	t.Helper()
-	execute(t, dsn, readFile(t, "testdata/rich.sql"))
-}
-
-func TestRichSchema(t *testing.T) {
-	for _, version := range pgtest.Versions() {
-		t.Run(fmt.Sprint(version), func(t *testing.T) {
-			source, dir := pgtest.NewVersion(t, version), t.TempDir()
-			rich(t, source)
-			report := dumpTo(t, dir, DumpConfig{DSN: source, WholeDatabase: true, Schema: "Rich schema"})
-			if report.Rows["user"] != 500 || report.Rows["no_columns"] != 7 {
-				t.Errorf("rows %v", report.Rows)
-			}
-			ours := pgtest.NewVersion(t, version)
-			restoreFrom(t, dir, ours)
-			byHand := pgtest.NewVersion(t, version)
-			psql(t, byHand, dir)
-			for name, restored := range map[string]string{"Restore": ours, "psql": byHand} {
-				if diff := cmp.Diff(digests(t, source), digests(t, restored)); diff != "" {
-					t.Errorf("%s: rows differ:\n%s", name, diff)
-				}
-				if slices.Contains(pgtest.Versions()[:1], version) {
-					if diff := cmp.Diff(schemaText(t, source), schemaText(t, restored)); diff != "" {
-						t.Errorf("%s: definitions differ:\n%s", name, diff)
-					}
-				}
-			}
-		})
-	}
 }

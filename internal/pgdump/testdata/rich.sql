@@ -187,3 +187,24 @@ INSERT INTO default_function DEFAULT VALUES;
 REFRESH MATERIALIZED VIEW zz_filled;
 REFRESH MATERIALIZED VIEW aa_on_filled;
 ALTER TABLE "user" ENABLE TRIGGER touched;
+
+-- The test makes the roles reader and "Odd ""role".
+GRANT USAGE ON SCHEMA "Rich schema" TO reader, "Odd ""role";
+GRANT CREATE ON SCHEMA "Rich schema" TO "Odd ""role" WITH GRANT OPTION;
+GRANT SELECT ON "user", user_view, zz_filled TO reader;
+GRANT SELECT, INSERT, TRUNCATE ON child TO "Odd ""role" WITH GRANT OPTION;
+GRANT SELECT ON child TO PUBLIC;
+GRANT UPDATE ("name", "odd ""column"" name"), SELECT (id) ON "user" TO "Odd ""role";
+GRANT USAGE, SELECT ON SEQUENCE free TO reader;
+REVOKE ALL ON FUNCTION positive(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION positive(integer) TO reader;
+GRANT EXECUTE ON PROCEDURE work(integer) TO reader;
+REVOKE USAGE ON TYPE mood FROM PUBLIC;
+GRANT USAGE ON TYPE mood TO reader;
+GRANT USAGE ON DOMAIN count TO reader;
+REVOKE INSERT ON no_identity FROM CURRENT_USER;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT CREATE ON SCHEMA public TO reader;
+ALTER DEFAULT PRIVILEGES IN SCHEMA "Rich schema" GRANT SELECT ON TABLES TO reader;
+ALTER DEFAULT PRIVILEGES IN SCHEMA "Rich schema" GRANT EXECUTE ON FUNCTIONS TO "Odd ""role" WITH GRANT OPTION;
+CREATE POLICY theirs ON secured FOR SELECT TO reader, "Odd ""role" USING (id > 1);
