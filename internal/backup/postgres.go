@@ -137,7 +137,12 @@ func connection(err error) error {
 		return err
 	}
 	var network net.Error
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network) || strings.Contains(err.Error(), "conn closed") {
+	lost := errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network)
+	// What the server says when it is stopped or has lost the session, and the driver when it has closed it.
+	for _, text := range []string{"SQLSTATE 57P", "SQLSTATE 08", "conn closed"} {
+		lost = lost || strings.Contains(err.Error(), text)
+	}
+	if lost {
 		return problem.Wrap(problem.Unreachable, err, "the connection to the database was lost").
 			WithHint("nothing was stored; run the backup again when the server answers")
 	}
