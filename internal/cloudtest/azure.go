@@ -23,8 +23,9 @@ var (
 )
 
 // Azure is a container of an Azurite behind a front. It checks signatures, the
-// permissions of shared access signatures, and conditions; it knows no versions and
-// answers 501 to immutability policies.
+// permissions of shared access signatures, and conditions; it knows no versions,
+// takes immutability policies along with a blob without keeping them, and answers
+// 501 to their change.
 type Azure struct {
 	*Front
 	Container string

@@ -117,6 +117,10 @@ func (p *probe) shorten(ctx context.Context) {
 	if !p.there {
 		return
 	}
+	if live, err := p.s.live(ctx, p.name); err == nil && live.locked.IsZero() {
+		p.note(blob.CanShortenRetain, blob.Yes, "the container takes the lock and does not keep it")
+		return
+	}
 	p.judge(blob.CanShortenRetain, p.s.try(ctx, callTimeout, func(ctx context.Context, _ int) error {
 		c, err := p.s.version(p.s.cfg.Prefix+p.name, p.canary.id)
 		if err == nil {

@@ -23,6 +23,7 @@ type probe struct {
 	s          *Store
 	name       string
 	generation string // of the canary as it was put; "" if it could not be
+	locked     bool   // says the answer to the put
 	trials     map[blob.Capability]blob.Trial
 }
 
@@ -77,7 +78,7 @@ func (p *probe) put(ctx context.Context) error {
 		return err
 	}
 	p.judge(blob.CanPut, err)
-	p.generation = info.ETag
+	p.generation, p.locked = info.ETag, !info.LockedUntil.IsZero()
 	return nil
 }
 
@@ -120,6 +121,10 @@ func (p *probe) shorten(ctx context.Context) {
 		return
 	}
 	if p.generation == "" {
+		return
+	}
+	if !p.locked {
+		p.note(blob.CanShortenRetain, blob.Yes, "the bucket takes the lock and does not keep it")
 		return
 	}
 	body, err := json.Marshal(map[string]any{"retention": nil})
