@@ -40,6 +40,7 @@ func (a *App) openTarget(ctx context.Context, name string, write bool) (blob.Sto
 		if err != nil {
 			return nil, err
 		}
+		cfg.Now, cfg.Logger = a.Now, a.Logger
 		return s3blob.New(ctx, cfg)
 	case "gcs", "gs":
 		cfg, err := gcsblob.Parse(u, a.Env)

@@ -220,6 +220,7 @@ func (s *Store) learn(t time.Time) {
 	}
 	s.offset.Store(int64(offset))
 	s.heard.Store(t.UnixNano())
+	s.answers.Add(1)
 }
 
 // clock asks for the bucket's location-free head, which needs no permission to be
@@ -227,9 +228,9 @@ func (s *Store) learn(t time.Time) {
 func (s *Store) clock(ctx context.Context) (time.Time, error) {
 	var at time.Time
 	err := s.do(ctx, "asking for the time", func(int) error {
-		s.heard.Store(0)
+		before := s.answers.Load()
 		_, err := s.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &s.cfg.Bucket})
-		if s.heard.Load() != 0 {
+		if s.answers.Load() != before {
 			at = time.Unix(0, s.heard.Load())
 			return nil
 		}

@@ -24,20 +24,28 @@ import (
 )
 
 // do sends a request as often as its failures allow, and turns the last error
-// into one for people. What f returns may be marked by itself with remote.Again.
+// into one for people.
 func (s *Store) do(ctx context.Context, doing string, f func(attempt int) error) error {
-	err := s.retry.Do(ctx, func(attempt int) error {
-		err := f(attempt)
-		if err == nil || remote.IsAgain(err) {
-			return err
-		}
-		if transient(err) {
-			s.cfg.Logger.Debug("request to the target failed, trying again", "doing", doing, "attempt", attempt+1, "error", s.brief(err))
-			return remote.Again(err, retryAfter(err))
-		}
-		return err
-	})
+	err := s.retry.Do(ctx, func(attempt int) error { return s.again(attempt, f(attempt)) })
 	return s.explain(ctx, doing, err)
+}
+
+// request is do whose error is the service's own.
+func (s *Store) request(ctx context.Context, send func() error) error {
+	return s.retry.Do(ctx, func(attempt int) error { return s.again(attempt, send()) })
+}
+
+// unheard is how often a service is tried that never answered: its address is
+// probably wrong, and people wait.
+const unheard = 5
+
+// again marks an error that is worth another attempt.
+func (s *Store) again(attempt int, err error) error {
+	if err == nil || !transient(err) || s.heard.Load() == 0 && attempt+1 >= unheard {
+		return err
+	}
+	s.cfg.Logger.Debug("request to the target failed, trying again", "attempt", attempt+1, "error", s.brief(err))
+	return remote.Again(err, retryAfter(err))
 }
 
 // code is the service's error code, "" when it did not answer with one.

@@ -18,7 +18,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/n8keep/n8keep/internal/blob"
-	"github.com/n8keep/n8keep/internal/remote"
 )
 
 const (
@@ -167,7 +166,7 @@ func (u *upload) whole(ctx context.Context, data []byte) (blob.Info, error) {
 // by whom.
 func (u *upload) commit(ctx context.Context, send func() error) error {
 	var lost error // an earlier attempt's error after which the object may be there
-	return u.store.retry.Do(ctx, func(int) error {
+	return u.store.retry.Do(ctx, func(attempt int) error {
 		err := send()
 		switch {
 		case err == nil:
@@ -182,8 +181,7 @@ func (u *upload) commit(ctx context.Context, send func() error) error {
 		if maybeStored(err) {
 			lost = err
 		}
-		u.store.cfg.Logger.Debug("storing failed, trying again", "name", u.name, "error", u.store.brief(err))
-		return remote.Again(err, retryAfter(err))
+		return u.store.again(attempt, err)
 	})
 }
 
@@ -191,7 +189,7 @@ func (u *upload) commit(ctx context.Context, send func() error) error {
 // this identity may not look.
 func (u *upload) recognise(ctx context.Context, lost error) error {
 	s := u.store
-	return s.retry.Do(ctx, func(int) error {
+	return s.retry.Do(ctx, func(attempt int) error {
 		head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: &u.key})
 		switch {
 		case err == nil && head.Metadata[nonceKey] == u.nonce:
@@ -203,10 +201,8 @@ func (u *upload) recognise(ctx context.Context, lost error) error {
 		case missing(err):
 			// It was there a moment ago, so somebody hides it; or the upload was lost.
 			return lost
-		case transient(err):
-			return remote.Again(err, retryAfter(err))
 		}
-		return err
+		return s.again(attempt, err)
 	})
 }
 

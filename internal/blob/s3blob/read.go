@@ -266,18 +266,6 @@ func (s *Store) scanPlain(ctx context.Context, prefix string, yield func(object,
 	}
 }
 
-// request is one request with its retries, its error as the service gave it.
-func (s *Store) request(ctx context.Context, send func() error) error {
-	return s.retry.Do(ctx, func(int) error {
-		err := send()
-		if err != nil && transient(err) {
-			s.cfg.Logger.Debug("request to the target failed, trying again", "error", s.brief(err))
-			return remote.Again(err, retryAfter(err))
-		}
-		return err
-	})
-}
-
 // find asks for one object and all that lies over it.
 func (s *Store) find(ctx context.Context, name string) (object, error) {
 	key := s.cfg.Prefix + name
@@ -498,13 +486,10 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	p = p[:min(int64(len(p)), left)]
 	var n int
-	err := r.store.retry.Do(r.ctx, func(int) error {
+	err := r.store.retry.Do(r.ctx, func(attempt int) error {
 		if r.body == nil {
 			if err := r.ask(); err != nil {
-				if transient(err) {
-					return remote.Again(err, retryAfter(err))
-				}
-				return err
+				return r.store.again(attempt, err)
 			}
 		}
 		var err error

@@ -154,12 +154,13 @@ func (c Config) location() string {
 // Store keeps objects below one prefix of one bucket. It is safe for use from
 // several goroutines.
 type Store struct {
-	cfg    Config
-	client *s3.Client
-	slow   s3.HTTPClient // for requests that a service may take minutes to answer
-	retry  remote.Retry
-	offset atomic.Int64 // nanoseconds that the service's clock is ahead of ours
-	heard  atomic.Int64 // what its last answer said, in Unix nanoseconds
+	cfg     Config
+	client  *s3.Client
+	slow    s3.HTTPClient // for requests that a service may take minutes to answer
+	retry   remote.Retry
+	offset  atomic.Int64 // nanoseconds that the service's clock is ahead of ours
+	heard   atomic.Int64 // what its last answer said, in Unix nanoseconds
+	answers atomic.Int64 // how many had a Date
 
 	mu      sync.Mutex
 	plain   string            // why versions cannot be listed; "" while they can
