@@ -50,9 +50,17 @@ func TestJSONFieldsStandInTheManual(t *testing.T) {
 		t.Fatal("docs/operators.md has no section \"JSON output\"")
 	}
 	section, _, _ = strings.Cut(section, "\n## ")
-	src, err := os.ReadFile("../api/api.go")
+	files, err := filepath.Glob("../api/*.go")
 	if err != nil {
 		t.Fatal(err)
+	}
+	var src []byte
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src = append(src, b...)
 	}
 	fields := regexp.MustCompile("`json:\"([a-z0-9_]+)").FindAllStringSubmatch(string(src), -1)
 	if len(fields) < 50 {
