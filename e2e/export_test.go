@@ -123,6 +123,10 @@ func exportStory(t *testing.T, version string) {
 	if len(folders) != 1 {
 		t.Errorf("folders %q", folders)
 	}
+	if strings.HasPrefix(version, "2.0.") {
+		// n8n 2.0 on SQLite waits for itself when it imports a workflow that is active, also from its own export.
+		deactivate(t, flows, third)
+	}
 	for _, dir := range folders {
 		if out := other.CLI(t, "import:workflow", "--separate", "--input="+filepath.Join(flows, dir)); !strings.Contains(out, fmt.Sprintf("Successfully imported %d workflow", len(third)-1)) {
 			t.Errorf("n8n said %s", out)
@@ -162,6 +166,27 @@ func exportStory(t *testing.T, version string) {
 		anew := []string{"createdAt", "updatedAt", "versionId", "activeVersionId", "active", "versionMetadata"}
 		if d := cmp.Diff(without(want, anew...), without(got, anew...)); d != "" {
 			t.Errorf("%s: %s", name, d)
+		}
+	}
+}
+
+// deactivate does what the manual says for n8n 2.0.
+func deactivate(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		if name == "n8keep-export.json" {
+			continue
+		}
+		var w map[string]any
+		decode(t, []byte(text), &w)
+		w["active"] = false
+		delete(w, "activeVersionId")
+		b, err := json.Marshal(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
