@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// chunkBytes is how long a data file is before it ends at the next row.
+	// chunkBytes is how long a data file is at most, unless a single row is longer.
 	chunkBytes = 4 << 20
 	// partBytes is how much of a large table one session reads at a time.
 	partBytes = 64 << 20
@@ -83,7 +83,7 @@ func (d *dump) parts(tables []*table, name func(*table) string) []part {
 			continue
 		}
 		d.total += t.bytes
-		n := min(t.bytes/partBytes, t.pages)
+		n := min(t.bytes/d.cfg.partBytes, t.pages)
 		if n < 2 || len(t.columns) == 0 {
 			all = append(all, part{t: t, bytes: t.bytes})
 			continue
@@ -196,19 +196,26 @@ type chunks struct {
 
 // Write gets one row or a part of one. In COPY's text format a line feed ends a row, everywhere else it is escaped.
 func (c chunks) Write(p []byte) (int, error) {
-	c.buf = append(c.buf, p...)
-	if len(c.buf) >= chunkBytes && p[len(p)-1] == '\n' {
+	border := len(c.buf) > c.head && c.buf[len(c.buf)-1] == '\n'
+	if border && len(c.buf)+len(p) > c.d.cfg.chunkBytes {
 		if err := c.flush(c.head); err != nil {
 			return 0, err
 		}
 	}
+	if need := len(c.buf) + len(p) + len(copyEnd); need > cap(c.buf) {
+		// Not append's growth: a row of many megabytes gets what it needs and no more.
+		c.buf = append(make([]byte, 0, max(need, c.d.cfg.chunkBytes+len(copyEnd))), c.buf...)
+	}
+	c.buf = append(c.buf, p...)
 	return len(p), nil
 }
+
+const copyEnd = "\\.\n"
 
 // flush emits what is there and keeps the statement for the next file.
 func (w *chunkWriter) flush(head int) error {
 	rows := int64(len(w.buf) - head)
-	w.buf = append(w.buf, "\\.\n"...)
+	w.buf = append(w.buf, copyEnd...)
 	d := w.d
 	d.mu.Lock()
 	w.t.chunks++
@@ -225,8 +232,8 @@ func (w *chunkWriter) flush(head int) error {
 		return fmt.Errorf("writing %q: %w", name, err)
 	}
 	w.buf = w.buf[:head]
-	if cap(w.buf) > 3*chunkBytes {
-		w.buf = append(make([]byte, 0, chunkBytes+chunkBytes/4), w.buf...) // a long row does not stay
+	if cap(w.buf) > 2*d.cfg.chunkBytes {
+		w.buf = slices.Clip(slices.Clone(w.buf)) // a long row does not stay in memory
 	}
 	return nil
 }

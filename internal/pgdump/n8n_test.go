@@ -18,7 +18,7 @@ import (
 func fixture(t testing.TB, dump string) string {
 	t.Helper()
 	dsn := pgtest.Restore(t, dump)
-	execute(t, dsn, `ALTER SCHEMA public RENAME TO "n8n Schema"`, `DO $$ DECLARE t text; BEGIN
+	execute(t, dsn, `ALTER SCHEMA public RENAME TO "n8n Schema"; ALTER SCHEMA "n8n Schema" OWNER TO CURRENT_USER; REVOKE ALL ON SCHEMA "n8n Schema" FROM PUBLIC`, `DO $$ DECLARE t text; BEGIN
 		FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'n8n Schema' LOOP
 			EXECUTE format('ALTER TABLE "n8n Schema".%I RENAME TO %I', t, 'pre_' || t);
 		END LOOP; END $$`,
@@ -58,11 +58,15 @@ func TestFixtures(t *testing.T) {
 					t.Errorf("the fixture has no %s: this test shows less than it says", kind)
 				}
 			}
-			if i > 0 && os.Getenv("N8KEEP_SOAK") == "" {
-				return
+			newer := pgtest.Versions()[1:]
+			if os.Getenv("N8KEEP_SOAK") == "" {
+				if i > 0 {
+					return
+				}
+				newer = newer[len(newer)-1:]
 			}
 			// A newer server takes the dump of an older one, and what it dumps is the same again.
-			for _, version := range pgtest.Versions()[1:] {
+			for _, version := range newer {
 				t.Run(fmt.Sprint(version), func(t *testing.T) {
 					once, twice, again := pgtest.NewVersion(t, version), pgtest.NewVersion(t, version), t.TempDir()
 					restoreFrom(t, dir, once)
