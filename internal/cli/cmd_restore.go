@@ -24,9 +24,9 @@ put back. n8n must be stopped.
 
 An archive of a PostgreSQL database goes to a server: --to
 postgres://USER@HOST:5432/DATABASE. It is loaded under a name of its own, proved
-there, and gets the name last. A database that holds an n8n is replaced only with
---overwrite, and kept under another name. The password is looked for where
-libpq looks for it (PGPASSWORD, PGPASSFILE), and in DB_POSTGRESDB_PASSWORD.
+there, and gets the name last. A database that holds an n8n is replaced only
+with --overwrite, and kept under another name. The password is looked for in
+DB_POSTGRESDB_PASSWORD, PGPASSWORD and the file that PGPASSFILE names.
 
 Exit codes: 2 the target is not empty, 11 n8n is attached, 12 wrong instance
 key, 13 damaged, 15 no identity opens it, 16 signature forged or signer unknown.`,

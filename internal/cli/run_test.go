@@ -74,7 +74,7 @@ func TestHelpAndCompletion(t *testing.T) {
 		"--help":                 "Usage:\n  n8keep [command]",
 		"backup":                 "Usage:\n  n8keep backup [command]",
 		"help backup create":     "Usage:\n  n8keep backup create [flags]",
-		"restore --help":         "Usage:\n  n8keep restore ID --to FOLDER [flags]",
+		"restore --help":         "Usage:\n  n8keep restore ID --to FOLDER|ADDRESS [flags]",
 		"completion":             "Usage:\n  n8keep completion [command]",
 		"completion bash":        "__start_n8keep",
 		"completion zsh":         "#compdef n8keep",
