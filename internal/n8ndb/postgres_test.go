@@ -59,7 +59,8 @@ func seen(t *testing.T, f n8ndbtest.Fixture, db *n8ndb.DB, storage string) map[s
 		}
 		return v
 	}
-	keys, err := db.Keyset(ctx, n8ndbtest.Receipt(t), f.Key)
+	receipt := n8ndbtest.Receipt(t)
+	keys, err := db.Keyset(ctx, receipt, f.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func seen(t *testing.T, f n8ndbtest.Fixture, db *n8ndb.DB, storage string) map[s
 	for _, table := range tables {
 		names = append(names, table.Name)
 	}
-	r := n8ndbtest.Census(t, db, f.Key, n8ndb.CensusConfig{Executions: n8ndb.AllExecutions, BundleDir: storage, Sweep: true, Needle: n8ndb.NewNeedle(f.Key)})
+	r := n8ndbtest.Census(t, db, f.Key, n8ndb.CensusConfig{Receipt: receipt, Executions: n8ndb.AllExecutions, BundleDir: storage, Sweep: true, Needle: n8ndb.NewNeedle(f.Key)})
 	return map[string]any{
 		"version": must(db.Version(ctx)), "counts": must(db.RowCounts(ctx)), "bundles": must(db.Bundles(ctx, storage)),
 		"running": must(db.Running(ctx)), "key ids": keys.KeyIDs(), "legacy ids": keys.LegacyIDs(), "workflows": workflows,
@@ -94,7 +95,7 @@ func TestImportedSnapshot(t *testing.T) {
 	cfg := n8ndb.PostgresConfig{DSN: dsn, Snapshot: id, AppName: "n8keep-snapshot1"}
 	before := openPostgres(t, cfg)
 	want := seen(t, f, before, "")
-	seeded := n8ndbtest.Seed(t, f, dsn)
+	n8ndbtest.Seed(t, f, dsn)
 	for _, stmt := range []string{
 		`INSERT INTO instance_version_history (major, minor, patch) VALUES (99, 0, 0)`,
 		`INSERT INTO migrations (timestamp, name) VALUES (9999999999999, 'Future9999999999999')`,
@@ -105,12 +106,11 @@ func TestImportedSnapshot(t *testing.T) {
 	} {
 		f.Exec(t, dsn, stmt)
 	}
-	for name, db := range map[string]*n8ndb.DB{"opened before": before} {
+	for name, db := range map[string]*n8ndb.DB{"before": before, "after": openPostgres(t, cfg)} {
 		if diff := cmp.Diff(want, seen(t, f, db, "")); diff != "" {
-			t.Errorf("%s: what is seen has changed:\n%s", name, diff)
+			t.Errorf("opened %s: what is seen has changed:\n%s", name, diff)
 		}
 	}
-	_ = seeded
 	end()
 	wait := time.After(10 * time.Second)
 	for {
@@ -141,20 +141,6 @@ func checkSnapshotGone(t *testing.T, err error, id string) {
 	}
 }
 
-// A snapshot is opened with, after others have written, as well.
-func TestOpenWithSnapshot(t *testing.T) {
-	f := n8ndbtest.Load(t, "2.41.1-postgres")
-	dsn := f.Copy(t)
-	want := seen(t, f, openPostgres(t, n8ndb.PostgresConfig{DSN: dsn}), "")
-	id, _ := export(t, dsn)
-	f.Exec(t, dsn, `CREATE TABLE data_table_user_later (id int PRIMARY KEY)`)
-	f.Exec(t, dsn, `INSERT INTO settings (key, value) VALUES ('later', '1')`)
-	db := openPostgres(t, n8ndb.PostgresConfig{DSN: dsn, Snapshot: id})
-	if diff := cmp.Diff(want, seen(t, f, db, "")); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestSnapshotIDs(t *testing.T) {
 	for _, id := range []string{"x", "00000003-0000001B-1'; DROP TABLE x; --", "00000003", "-1-2"} {
 		_, err := n8ndb.OpenPostgres(t.Context(), n8ndb.PostgresConfig{DSN: "postgres://127.0.0.1:1/x", Snapshot: id})
@@ -164,9 +150,15 @@ func TestSnapshotIDs(t *testing.T) {
 	}
 }
 
-func TestAppName(t *testing.T) {
+func TestSessions(t *testing.T) {
 	f := n8ndbtest.Load(t, "2.41.1-postgres")
 	dsn := f.Copy(t)
+	t.Run("name", func(t *testing.T) { appName(t, dsn) })
+	t.Run("cancelled", func(t *testing.T) { cancelled(t, f, dsn) })
+	t.Run("dropped table", func(t *testing.T) { droppedTable(t, f, dsn) })
+}
+
+func appName(t *testing.T, dsn string) {
 	for given, want := range map[string]string{"": "n8keep", "n8keep-abcdefghijkl": "n8keep-abcdefghijkl"} {
 		db := openPostgres(t, n8ndb.PostgresConfig{DSN: dsn, AppName: given})
 		conn, err := pgx.Connect(t.Context(), dsn)
@@ -188,9 +180,8 @@ func TestAppName(t *testing.T) {
 	}
 }
 
-func TestCancelledReading(t *testing.T) {
-	f := n8ndbtest.Load(t, "2.41.1-postgres")
-	db := openPostgres(t, n8ndb.PostgresConfig{DSN: f.Copy(t)})
+func cancelled(t *testing.T, f n8ndbtest.Fixture, dsn string) {
+	db := openPostgres(t, n8ndb.PostgresConfig{DSN: dsn})
 	receipt := n8ndbtest.Receipt(t)
 	keys, err := db.Keyset(t.Context(), receipt, f.Key)
 	if err != nil {
@@ -214,9 +205,7 @@ func TestCancelledReading(t *testing.T) {
 }
 
 // A table that an upgrade drops while it is read is no bug of ours.
-func TestDroppedTable(t *testing.T) {
-	f := n8ndbtest.Load(t, "2.41.1-postgres")
-	dsn := f.Copy(t)
+func droppedTable(t *testing.T, f n8ndbtest.Fixture, dsn string) {
 	db := openPostgres(t, n8ndb.PostgresConfig{DSN: dsn})
 	f.Exec(t, dsn, `DROP TABLE activity_event`)
 	_, err := db.RowCounts(t.Context())

@@ -98,8 +98,9 @@ func same(t *testing.T, f n8ndbtest.Fixture, db, made *n8ndb.DB, bundles string)
 		}
 		return v
 	}
+	receipt := n8ndbtest.Receipt(t)
 	tell := func(db *n8ndb.DB) map[string]any {
-		keys, err := db.Keyset(ctx, n8ndbtest.Receipt(t), f.Key)
+		keys, err := db.Keyset(ctx, receipt, f.Key)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +108,7 @@ func same(t *testing.T, f n8ndbtest.Fixture, db, made *n8ndb.DB, bundles string)
 			"key ids": keys.KeyIDs(), "legacy ids": keys.LegacyIDs()}
 		for _, scope := range []n8ndb.ExecutionScope{n8ndb.Unfinished, n8ndb.AllExecutions, n8ndb.NoExecutions} {
 			for _, key := range []string{f.Key.Reveal(), "another-instance-key-0123"} {
-				r := n8ndbtest.Census(t, db, n8ndbtest.Key(t, key), n8ndb.CensusConfig{Executions: scope, BundleDir: bundles})
+				r := n8ndbtest.Census(t, db, n8ndbtest.Key(t, key), n8ndb.CensusConfig{Receipt: receipt, Executions: scope, BundleDir: bundles})
 				told[fmt.Sprint("secrets ", scope, key)], told[fmt.Sprint("census ", scope, key)] = r.Secrets, r.Census
 				told[fmt.Sprint("plaintexts ", scope, key)] = r.Plaintexts
 				if len(r.Secrets) == 0 {

@@ -250,8 +250,9 @@ func SuiteSeeded(t *testing.T, f Fixture) {
 }
 
 func scopes(t *testing.T, f Fixture, db *n8ndb.DB, seeded Seeded) {
+	receipt := Receipt(t)
 	for scope, want := range map[n8ndb.ExecutionScope]int{n8ndb.NoExecutions: 0, n8ndb.Unfinished: 4 * 3, n8ndb.AllExecutions: 5 * 3} {
-		r := Census(t, db, f.Key, n8ndb.CensusConfig{Executions: scope, BundleDir: seeded.BundleDir, Sweep: true})
+		r := Census(t, db, f.Key, n8ndb.CensusConfig{Receipt: receipt, Executions: scope, BundleDir: seeded.BundleDir, Sweep: true})
 		n := 0
 		for _, s := range r.Secrets {
 			if p, _ := n8ndb.Catalogued(s.Place); p.Number == 17 || p.Number == 18 {
