@@ -177,6 +177,9 @@ func (a *App) listed(ctx context.Context, store blob.Store, o ArchiveOptions) ([
 	if err != nil {
 		return nil, err
 	}
+	if p := store.Properties(); p.Caveat != "" {
+		a.Logger.Warn("not all of the target can be seen", "target", p.Location, "why", p.Caveat)
+	}
 	checked := a.checked(ctx, store)
 	docs := []api.Archive{}
 	for _, l := range archives {

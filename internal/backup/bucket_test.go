@@ -94,6 +94,21 @@ func TestPruneOfABucket(t *testing.T) {
 	}
 }
 
+// TestPrunerThatMayNotListVersions is told that it sees no tampering.
+func TestPrunerThatMayNotListVersions(t *testing.T) {
+	server := s3test.New(t)
+	bucket := server.Bucket(t, s3test.Plain)
+	bucket.Allow(t, server.Pruner, "s3:ListBucket", "s3:GetObject", "s3:DeleteObject")
+	s := newShelf(t)
+	s.clock = time.Now()
+	s.store = openBucket(t, bucket, server.Root)
+	s.addOf(s.clock, s.clock, s.key)
+	s.store = openBucket(t, bucket, server.Pruner)
+	if plan := s.plan(retention.Policy{Last: 1}); len(plan.Warnings) != 1 || !strings.Contains(plan.Warnings[0], "s3:ListBucketVersions") {
+		t.Errorf("%q", plan.Warnings)
+	}
+}
+
 // BenchmarkTenThousandInABucket is the same as BenchmarkTenThousand on a real S3
 // server with versions.
 func BenchmarkTenThousandInABucket(b *testing.B) {

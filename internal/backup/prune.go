@@ -71,6 +71,9 @@ func PlanPrune(ctx context.Context, cfg PruneConfig) (*Prune, error) {
 		return nil, err
 	}
 	p := &Prune{cfg: cfg, byID: map[string]Listed{}}
+	if caveat := cfg.Store.Properties().Caveat; caveat != "" { // known once something was asked
+		p.Warnings = append(p.Warnings, caveat)
+	}
 	if err := p.checkClock(ctx, list); err != nil {
 		return nil, err
 	}
