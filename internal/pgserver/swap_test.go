@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -42,7 +43,15 @@ func rowIn(t *testing.T, dsn string) string {
 }
 
 func TestSwap(t *testing.T) {
-	dsn := pgtest.New(t)
+	for _, version := range pgtest.Versions() {
+		// Roles changed in 16, locales in 15 and 17.
+		if version == pgtest.Versions()[0] || version == 18 || os.Getenv("N8KEEP_SOAK") != "" {
+			t.Run(fmt.Sprint(version), func(t *testing.T) { swap(t, pgtest.NewVersion(t, version)) })
+		}
+	}
+}
+
+func swap(t *testing.T, dsn string) {
 	db := nameOf(t, dsn)
 	owner := role(t, dsn, "NOSUPERUSER")
 	reader := role(t, dsn, "NOSUPERUSER")
@@ -361,5 +370,34 @@ func TestSettingValues(t *testing.T) {
 	}
 	if got := settingName(`pgaudit.log`); got != `"pgaudit"."log"` {
 		t.Error(got)
+	}
+}
+
+// TestLocales: the new database sorts as the old one did.
+func TestLocales(t *testing.T) {
+	last := pgtest.Versions()[len(pgtest.Versions())-1]
+	for _, c := range []struct {
+		version int
+		options string
+	}{
+		{pgtest.Versions()[0], `ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'de-u-co-phonebk' LC_COLLATE 'C' LC_CTYPE 'C'`},
+		{pgtest.Versions()[0], `ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'`},
+		{last, `ENCODING 'UTF8' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LC_COLLATE 'C' LC_CTYPE 'C'`},
+	} {
+		dsn := pgtest.NewVersion(t, c.version)
+		db := nameOf(t, dsn)
+		main := maintenance(t, dsn)
+		dropLater(t, dsn, db)
+		run(t, main, `CREATE DATABASE `+db+`_own TEMPLATE template0 `+c.options)
+		tg := target(t, DestConfig{DSN: in(t, dsn, db+"_own")})
+		_, n := made(t, tg)
+		const look = `SELECT (to_jsonb(d) - '{oid,datname,datfrozenxid,datminmxid,datacl}'::text[])::text FROM pg_database d WHERE datname = $1`
+		if was, now := value[string](t, main, look, db+"_own"), value[string](t, main, look, n.Name); was != now {
+			t.Errorf("%s:\n%s\n%s", c.options, was, now)
+		}
+		if err := tg.Drop(t.Context(), n); err != nil {
+			t.Error(err)
+		}
+		tg.Close()
 	}
 }
