@@ -4,7 +4,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -140,23 +139,6 @@ func TestSameServer(t *testing.T) {
 		}
 	}
 }
-
-// TestTLSFiles: the files of the DSN are those that libpq looks for.
-func TestTLSFiles(t *testing.T) {
-	dsn := pgtest.New(t)
-	missing := filepath.Join(t.TempDir(), "it's missing.pem")
-	for name, want := range map[string]string{"sslrootcert": "root certificate file", "sslcert": ""} {
-		d := param(t, param(t, dsn, "sslmode", "verify-full"), name, missing)
-		err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: d, Out: discardWriter{}})
-		if problem.KindOf(err) != problem.Unreachable || want != "" && !strings.Contains(err.Error(), missing) {
-			t.Errorf("%s: %s %v", name, problem.KindOf(err), err)
-		}
-	}
-}
-
-type discardWriter struct{}
-
-func (discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 
 // TestEnvironment: the programs get libpq's variables, and none that may hold n8n's secrets.
 func TestEnvironment(t *testing.T) {

@@ -76,6 +76,9 @@ func read(stderr string) (r report) {
 			stmt = append(stmt, line)
 		}
 	}
+	if len(failed) == 0 {
+		failed = all
+	}
 	r.failed, r.all = oneLine(failed, 400), strings.Join(all, "\n")
 	r.statement = oneLine(stmt, 200)
 	return r

@@ -4,8 +4,8 @@
 //
 //	go run ./scripts/benchdata -from testdata/fixtures/2.41.1-sqlite -to DIR -mb 50 -credentials 200
 //
-// With -postgres it adds them to a PostgreSQL database instead, into which the fixture's dump was restored before. The
-// password stands in PGPASSWORD.
+// With -postgres it fills a PostgreSQL database instead, which is empty or holds the fixture. The password stands in
+// PGPASSWORD.
 //
 //	go run ./scripts/benchdata -from testdata/fixtures/2.41.1-postgres -postgres postgres://USER@HOST/DATABASE -mb 500
 package main
@@ -36,7 +36,7 @@ func main() {
 	to := flag.String("to", "", "folder to make")
 	mb := flag.Int64("mb", 50, "size of the database in MB of 1,000,000 bytes")
 	credentials := flag.Int("credentials", 200, "credentials to add")
-	postgres := flag.String("postgres", "", "URL of a database that holds the fixture, instead of -to")
+	postgres := flag.String("postgres", "", "URL of a database to fill, instead of -to")
 	flag.Parse()
 	var err error
 	if *postgres != "" {

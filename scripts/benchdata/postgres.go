@@ -8,11 +8,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/n8keep/n8keep/internal/pgclient"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
-// runPostgres adds credentials and executions until the database has the wanted size on disk, where the server
-// compresses long values: the dump is two to three times as large.
+// runPostgres restores the fixture into the database if that is empty, and adds credentials and executions until it has the
+// wanted size on disk. There the server compresses long values: a dump is about twice as large.
 func runPostgres(ctx context.Context, from, dsn string, size int64, credentials int) (err error) {
 	key, err := instanceKey(filepath.Join(from, "config"))
 	if err != nil {
@@ -23,6 +24,19 @@ func runPostgres(ctx context.Context, from, dsn string, size int64, credentials 
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	var empty bool
+	if err := conn.QueryRow(ctx, `SELECT to_regclass('workflow_entity') IS NULL`).Scan(&empty); err != nil {
+		return err
+	}
+	if empty {
+		programs, err := pgclient.Find(ctx, pgclient.FindConfig{})
+		if err != nil {
+			return err
+		}
+		if _, err := pgclient.Restore(ctx, pgclient.RestoreConfig{Programs: programs, DSN: dsn, File: filepath.Join(from, "database.dump")}); err != nil {
+			return err
+		}
+	}
 	if _, err := conn.Exec(ctx, `SET synchronous_commit = off`); err != nil {
 		return err
 	}
