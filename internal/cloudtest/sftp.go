@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
+	"io"
 
 	"net"
 	"os"
@@ -100,6 +101,7 @@ type Wire struct {
 
 type cut struct {
 	up, down int64
+	stall    bool
 }
 
 // NewWire forwards to the address until the test ends.
@@ -141,12 +143,18 @@ func (w *Wire) serve(c net.Conn, to string) {
 	ended := make(chan struct{}, 2)
 	pump := func(dst, src net.Conn, left int64) {
 		defer func() { ended <- struct{}{} }()
+		over := func() {
+			if limit.stall {
+				io.Copy(io.Discard, src)
+			}
+		}
 		bounded := left > 0
 		buf := make([]byte, 32<<10)
 		for {
 			n, err := src.Read(buf)
 			if bounded && int64(n) >= left {
 				dst.Write(buf[:left])
+				over()
 				return
 			}
 			left -= int64(n)
@@ -159,3 +167,7 @@ func (w *Wire) serve(c net.Conn, to string) {
 	go pump(c, s, limit.down)
 	<-ended
 }
+
+// StallNext makes the next new connection stop carrying anything, without ending,
+// after so many bytes from the server.
+func (w *Wire) StallNext(down int64) { w.cut <- cut{down: down, stall: true} }

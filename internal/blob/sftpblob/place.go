@@ -26,42 +26,43 @@ const claimPrefix = ".n8keep-claim-"
 const claimAge = 24 * time.Hour
 
 // findManner tries out what the server can do, once.
-func (s *Store) findManner(c *conn) error {
+func (s *Store) findManner(c *conn, l *litter) error {
 	if s.manner.Load() != 0 {
 		return nil
 	}
-	var files []string
-	defer func() {
-		for _, f := range files {
-			_ = c.sftp.Remove(f)
-		}
-	}()
-	for range 2 {
-		t, err := s.create(c)
+	var files [2]string
+	for i := range files {
+		t, err := s.create(c, l)
 		if err != nil {
 			return err
 		}
-		files = append(files, t.path)
+		files[i] = t.path
 		if err := t.file.Close(); err != nil {
 			return err
 		}
 	}
-	found, err := s.tryOut(c, files[0], files[1], func(more string) { files = append(files, more) })
+	free := files[0] + "-new"
+	*l = append(*l, free)
+	found, err := s.tryOut(c, files[0], files[1], free)
 	if err != nil {
 		return err
+	}
+	for _, f := range []string{files[0], files[1], free} {
+		if err := l.remove(c, f); err != nil {
+			return err
+		}
 	}
 	s.manner.Store(int32(found))
 	return nil
 }
 
-func (s *Store) tryOut(c *conn, a, b string, made func(string)) (manner, error) {
+// tryOut has two existing files and a name that is free.
+func (s *Store) tryOut(c *conn, a, b, free string) (manner, error) {
 	if v, ok := c.sftp.HasExtension("hardlink@openssh.com"); ok && v == "1" {
 		taken := c.sftp.Link(a, b)
 		if lost(taken) {
 			return 0, taken
 		}
-		free := a + "-new"
-		made(free)
 		err := c.sftp.Link(a, free)
 		if lost(err) {
 			return 0, err
@@ -74,8 +75,6 @@ func (s *Store) tryOut(c *conn, a, b string, made func(string)) (manner, error) 
 	case lost(err):
 		return 0, err
 	case err != nil:
-		free := a + "-new"
-		made(free)
 		if err := c.sftp.Rename(a, free); err != nil {
 			return 0, fmt.Errorf("renaming a file: %w", err)
 		}
@@ -93,8 +92,9 @@ func (s *Store) tryOut(c *conn, a, b string, made func(string)) (manner, error) 
 	return byClaim, nil
 }
 
-// place gives the temporary file its name, which must be free.
-func (s *Store) place(c *conn, t *temp, name string) error {
+// place gives the temporary file its name, which must be free; again says that an
+// earlier try was not heard.
+func (s *Store) place(c *conn, t *temp, name string, again bool, l *litter) error {
 	to := s.path(name)
 	switch manner(s.manner.Load()) {
 	case byLink:
@@ -102,7 +102,7 @@ func (s *Store) place(c *conn, t *temp, name string) error {
 			return s.taken(c, to, err)
 		}
 		// A second name that stays is no failure: the next Put removes it.
-		_ = c.sftp.Remove(t.path)
+		_ = l.remove(c, t.path)
 		return nil
 	case byRename:
 		return s.taken(c, to, c.sftp.Rename(t.path, to))
@@ -110,12 +110,16 @@ func (s *Store) place(c *conn, t *temp, name string) error {
 	claim := s.path(claimPrefix + name)
 	f, err := c.sftp.OpenFile(claim, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
-		if _, there := c.sftp.Lstat(claim); there == nil {
-			return blob.ErrExists // another writer is at it, or died at it within a day
+		if _, there := c.sftp.Lstat(claim); there != nil {
+			return err
 		}
-		return err
+		if again {
+			return &localError{fmt.Errorf("the connection broke, and whose %q is cannot be told", claimPrefix+name)}
+		}
+		return blob.ErrExists // another writer is at it, or died at it within a day
 	}
-	defer c.sftp.Remove(claim)
+	*l = append(*l, claim)
+	defer l.remove(c, claim)
 	if err := f.Close(); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/n8keep/n8keep/internal/blob"
@@ -40,6 +41,7 @@ type put struct {
 	sum     uint32 // CRC-32C of those between
 	resumed bool   // a connection broke, so what was not synced is in doubt
 
+	litter  litter
 	linking bool        // a request that gives the name was sent, and no answer heard
 	last    fs.FileInfo // of the complete temporary file
 }
@@ -100,13 +102,13 @@ func (p *put) begin(_ context.Context, c *conn) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := p.s.findManner(c); err != nil {
+	if err := p.s.findManner(c, &p.litter); err != nil {
 		return err
 	}
 	if p.temp != nil {
 		return nil
 	}
-	t, err := p.s.create(c)
+	t, err := p.s.create(c, &p.litter)
 	if err != nil {
 		return err
 	}
@@ -115,9 +117,23 @@ func (p *put) begin(_ context.Context, c *conn) error {
 	return nil
 }
 
+// litter are the files that were asked for, heard of or not, and must go again.
+type litter []string
+
+// remove removes one of them; what does not exist is gone.
+func (l *litter) remove(c *conn, path string) error {
+	err := c.sftp.Remove(path)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		*l = slices.DeleteFunc(*l, func(other string) bool { return other == path })
+		return nil
+	}
+	return err
+}
+
 // create makes an empty temporary file.
-func (s *Store) create(c *conn) (*temp, error) {
+func (s *Store) create(c *conn, l *litter) (*temp, error) {
 	t := &temp{path: s.path(tempName())}
+	*l = append(*l, t.path)
 	var err error
 	if t.file, err = c.sftp.OpenFile(t.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL); err != nil {
 		return nil, s.explain(c, err)
@@ -296,8 +312,9 @@ func (p *put) finish(ctx context.Context, c *conn) (blob.Info, error) {
 	if err := p.s.fault("commit"); err != nil {
 		return blob.Info{}, err
 	}
+	again := p.linking
 	p.linking = true
-	err := p.s.place(c, p.temp, p.name)
+	err := p.s.place(c, p.temp, p.name, again, &p.litter)
 	p.linking = lost(err)
 	if err != nil {
 		return blob.Info{}, err
@@ -315,27 +332,32 @@ func (p *put) arrived(c *conn) bool {
 	return err == nil && fi.Mode().IsRegular() && fi.Size() == p.last.Size() && fi.ModTime().Equal(p.last.ModTime())
 }
 
-// abandon removes the temporary file. After a success by rename there is none left.
+// abandon removes what is left besides the object.
 func (p *put) abandon(ctx context.Context) {
-	if p.temp != nil {
-		if p.c == nil || p.c.ctx.Err() != nil {
-			if p.c != nil {
-				p.c.release(nil)
-				p.c = nil
-			}
-			// The context may have ended; a temporary file should not stay for that.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-			defer cancel()
+	// The context may have ended; a temporary file should not stay for that.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if p.c != nil && p.c.ctx.Err() != nil {
+		p.c.release(nil)
+		p.c = nil
+	}
+	for tries := 0; len(p.litter) > 0 && tries < 3; tries++ {
+		if p.c == nil {
 			c, err := p.s.take(ctx)
 			if err != nil {
-				return // the next Put sweeps
+				break // the next Put sweeps
 			}
 			p.c = c
-		}
-		if p.temp.file != nil {
+		} else if p.temp != nil && p.temp.file != nil {
 			p.temp.file.Close()
 		}
-		p.settle(p.c.sftp.Remove(p.temp.path))
+		for len(p.litter) > 0 && p.c != nil {
+			if err := p.litter.remove(p.c, p.litter[0]); err != nil {
+				if p.settle(err); p.c != nil {
+					p.litter = p.litter[1:] // refused: it stays
+				}
+			}
+		}
 	}
 	if p.c != nil {
 		p.c.release(nil)

@@ -274,13 +274,14 @@ func (s *Store) Clock(ctx context.Context) (time.Time, error) {
 		if err := s.makeDir(c); err != nil {
 			return err
 		}
-		t, err := s.create(c)
+		var l litter
+		t, err := s.create(c, &l)
 		if err != nil {
 			return err
 		}
 		now = t.made
 		t.file.Close()
-		return c.sftp.Remove(t.path)
+		return l.remove(c, t.path)
 	})
 	if err != nil {
 		return time.Time{}, s.fail(err, "asking %q for its time", s.cfg.location())
