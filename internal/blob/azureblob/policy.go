@@ -28,7 +28,7 @@ func Policy(cfg Config, role blob.Role) (string, error) {
 	case blob.Pruner:
 		dataActions, permissions, what = []string{blobs + "read", blobs + "delete", blobs + "deleteBlobVersion/action"}, "rldx", "lists, reads and deletes archives that are not locked"
 	default:
-		return "", problem.New(problem.Usage, "no such role: %q", string(role)).WithHint("known are writer, restorer and pruner")
+		return "", problem.New(problem.Usage, "no role is called %q", string(role)).WithHint("roles are writer, restorer and pruner")
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# n8keep %s of azure://%s/%s: %s. Take one of the two ways.\n", role, cfg.Account, cfg.Container, what)

@@ -214,7 +214,7 @@ func TestPolicy(t *testing.T) {
 	if got, err := Policy(cfg, blob.Writer); err != nil || !strings.Contains(got, "--permissions c ") || strings.Contains(got, "immutableStorage") {
 		t.Errorf("%s, %v", got, err)
 	}
-	if _, err := Policy(cfg, "king"); err == nil || err.Error() != `no such role: "king"` {
+	if _, err := Policy(cfg, "king"); err == nil || err.Error() != `no role is called "king"` {
 		t.Errorf("%v", err)
 	}
 }

@@ -25,7 +25,7 @@ func Policy(cfg Config, role blob.Role) (string, error) {
 	case blob.Pruner:
 		permissions, what = []string{"storage.objects.get", "storage.objects.list", "storage.objects.delete"}, "lists, reads and deletes archives that are not locked"
 	default:
-		return "", problem.New(problem.Usage, "no such role: %q", string(role)).WithHint("known are writer, restorer and pruner")
+		return "", problem.New(problem.Usage, "no role is called %q", string(role)).WithHint("roles are writer, restorer and pruner")
 	}
 	condition := ""
 	if cfg.Prefix != "" {

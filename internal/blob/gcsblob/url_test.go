@@ -251,7 +251,7 @@ func TestPolicy(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Policy(cfg, "king"); err == nil || err.Error() != `no such role: "king"` || problem.HintOf(err) == "" {
+	if _, err := Policy(cfg, "king"); err == nil || err.Error() != `no role is called "king"` || problem.HintOf(err) == "" {
 		t.Errorf("%v", err)
 	}
 }

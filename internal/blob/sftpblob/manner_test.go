@@ -314,7 +314,7 @@ func TestRoles(t *testing.T) {
 	if _, err := open(t, base).Stat(t.Context(), "canary"); !errors.Is(err, blob.ErrNotFound) {
 		t.Errorf("the canary: %v", err)
 	}
-	if _, err := Policy(base, "king"); err == nil || err.Error() != `no such role: "king"` {
+	if _, err := Policy(base, "king"); err == nil || err.Error() != `no role is called "king"` {
 		t.Errorf("%v", err)
 	}
 }

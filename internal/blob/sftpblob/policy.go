@@ -20,7 +20,7 @@ func Policy(cfg Config, role blob.Role) (string, error) {
 	case blob.Pruner:
 		options, what = "-P write,mkdir,rmdir,rename,posix-rename,hardlink,symlink,setstat,fsetstat", "lists, reads and deletes archives"
 	default:
-		return "", problem.New(problem.Usage, "no such role: %q", string(role)).WithHint("known are writer, restorer and pruner")
+		return "", problem.New(problem.Usage, "no role is called %q", string(role)).WithHint("roles are writer, restorer and pruner")
 	}
 	text := fmt.Sprintf(`# n8keep %s of %s: %s.
 # For the server's sshd_config; the user's home must belong to root, with a folder in it that belongs to the user.
