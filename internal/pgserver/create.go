@@ -360,6 +360,9 @@ func (t *Target) extend(ctx context.Context, conn *pgx.Conn, n *Temporary) error
 // Drop removes a temporary database and ends whatever is connected to it. It
 // does not mind one that is gone, and does not touch one that has taken the place.
 func (t *Target) Drop(ctx context.Context, n *Temporary) error {
+	if err := t.revive(ctx); err != nil {
+		return err
+	}
 	var name string
 	err := t.admin.QueryRow(ctx, `SELECT datname::text FROM pg_database WHERE oid = $1`, n.oid).Scan(&name)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && name != n.Name {

@@ -31,8 +31,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -74,6 +76,9 @@ func connect(ctx context.Context, c *pgx.ConnConfig, app string) (*pgx.Conn, err
 		app = "n8keep"
 	}
 	c.RuntimeParams["application_name"] = app
+	// A session may wait for hours while others load: what sits between must not
+	// forget it.
+	c.DialFunc = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
 	c.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
 	where := c.Database + " on " + c.Host
 	conn, err := pgx.ConnectConfig(ctx, c)

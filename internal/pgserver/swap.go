@@ -33,6 +33,9 @@ func (s Swapped) DropLine() string {
 // others are in the old database they end only with endOthers; without it, Swap
 // refuses (Busy). After an error the old database stands as it stood and is open.
 func (t *Target) Swap(ctx context.Context, n *Temporary, id string, endOthers bool) (Swapped, error) {
+	if err := t.revive(ctx); err != nil {
+		return Swapped{}, err
+	}
 	if n.dest.Exists && !endOthers {
 		others, err := t.sessions(ctx, t.name)
 		if err != nil {
@@ -47,7 +50,7 @@ func (t *Target) Swap(ctx context.Context, n *Temporary, id string, endOthers bo
 		kept = affixed(t.name, infixKept+t.cfg.Now().UTC().Format("20060102")+"_"+n.suffix)
 	}
 	if err := t.closeBoth(ctx, n, id); err != nil {
-		return Swapped{}, errors.Join(err, t.reopen(ctx, n))
+		return t.settle(ctx, n, kept, err)
 	}
 	err := t.endSessions(ctx, n.Name)
 	if err == nil && n.dest.Exists {
@@ -155,15 +158,8 @@ func (t *Target) rename(ctx context.Context, n *Temporary, kept, id string) erro
 func (t *Target) settle(ctx context.Context, n *Temporary, kept string, why error) (Swapped, error) {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if t.admin.IsClosed() {
-		if err := t.connect(after); err == nil {
-			err = t.lock(after)
-			if err != nil {
-				return Swapped{}, t.unsettled(why, err)
-			}
-		} else {
-			return Swapped{}, t.unsettled(why, err)
-		}
+	if err := t.revive(after); err != nil {
+		return Swapped{}, t.unsettled(why, err)
 	}
 	var name string
 	err := t.admin.QueryRow(after, `SELECT datname::text FROM pg_database WHERE oid = $1`, n.oid).Scan(&name)
@@ -178,6 +174,19 @@ func (t *Target) settle(ctx context.Context, n *Temporary, kept string, why erro
 		return Swapped{}, t.unsettled(why, err)
 	}
 	return Swapped{}, why
+}
+
+// revive connects and locks again when the session was lost, which hours of
+// loading make likely. Whoever had the lock in between may have dropped what is
+// ours, but nothing else.
+func (t *Target) revive(ctx context.Context) error {
+	if _, err := t.admin.Exec(ctx, `SELECT 1`); err == nil || !t.admin.IsClosed() || ctx.Err() != nil {
+		return explain(ctx, err, "asking the server")
+	}
+	if err := t.connect(ctx); err != nil {
+		return err
+	}
+	return t.lock(ctx)
 }
 
 func (t *Target) unsettled(why, err error) error {

@@ -293,6 +293,15 @@ func TestSwapFails(t *testing.T) {
 	if s, err := tg.settle(t.Context(), n, taken, errNone); err != nil || s.Kept != taken {
 		t.Errorf("%+v, %v", s, err)
 	}
+	// A session lost while others loaded does not matter.
+	tg1 := target2(t, tg, dsn)
+	_, n1 := made(t, tg1)
+	run(t, main, fmt.Sprintf(`SELECT pg_terminate_backend(%d)`, tg1.admin.PgConn().PID()))
+	_, err = tg1.Swap(t.Context(), n1, archiveID, false)
+	if oid := value[uint32](t, main, `SELECT oid FROM pg_database WHERE datname = $1`, db); err != nil || oid != n1.oid {
+		t.Errorf("%v, database %d", err, oid)
+	}
+	tg = tg1
 	// A cancelled swap opens the database again, too.
 	tg2 := target2(t, tg, dsn)
 	_, n2 := made(t, tg2)
