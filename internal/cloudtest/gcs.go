@@ -37,6 +37,7 @@ type GCS struct {
 
 // session is a resumable upload.
 type session struct {
+	mu       sync.Mutex
 	content  []byte
 	finished []byte // the answer, once complete
 	gone     bool
@@ -85,9 +86,11 @@ func (g *GCS) Sessions() int {
 	defer g.mu.Unlock()
 	n := 0
 	for _, s := range g.sessions {
+		s.mu.Lock()
 		if !s.gone && s.finished == nil {
 			n++
 		}
+		s.mu.Unlock()
 	}
 	return n
 }
@@ -211,10 +214,14 @@ func (g *GCS) upload(backend http.Handler, w http.ResponseWriter, r *http.Reques
 	g.mu.Lock()
 	s := g.sessions[r.URL.Query().Get("upload_id")]
 	g.mu.Unlock()
-	switch {
-	case s == nil:
+	if s == nil {
 		fail(w, http.StatusNotFound, "Not Found")
 		return
+	}
+	body, err := io.ReadAll(r.Body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
 	case r.Method == http.MethodDelete:
 		s.gone = true
 		w.WriteHeader(499)
@@ -227,7 +234,6 @@ func (g *GCS) upload(backend http.Handler, w http.ResponseWriter, r *http.Reques
 		return
 	}
 	span, total, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Content-Range"), "bytes "), "/")
-	body, err := io.ReadAll(r.Body)
 	if from, to, ok := strings.Cut(span, "-"); ok {
 		begin, _ := strconv.Atoi(from)
 		end, _ := strconv.Atoi(to)
