@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,6 +32,9 @@ type cluster struct {
 	process  *os.Process
 	exited   chan error
 	output   *bytes.Buffer // complete once exited delivered
+
+	loading   sync.Mutex
+	templates map[string]string // databases by the dump they hold
 }
 
 func (c *cluster) dsn(database string) string {

@@ -68,9 +68,13 @@ func New(t testing.TB) string {
 // NewVersion is New on a server of the given major version, one of Versions.
 func NewVersion(t testing.TB, major int) string {
 	t.Helper()
-	c := use(t, major)
+	return use(t, major).database(t, "")
+}
+
+func (c *cluster) database(t testing.TB, options string) string {
+	t.Helper()
 	name := fmt.Sprintf("n8k_%d", databases.Add(1))
-	if err := c.admin(`CREATE DATABASE ` + name); err != nil {
+	if err := c.admin(`CREATE DATABASE ` + name + options); err != nil {
 		t.Fatalf("pgtest: %v", err)
 	}
 	t.Cleanup(func() {
@@ -126,23 +130,49 @@ func Role(t testing.TB, dsn string, options string) string {
 // by pg_restore without its owners and grants.
 func Restore(t testing.TB, dump string) string {
 	t.Helper()
-	dsn := New(t)
+	_, major, err := programs()
+	if err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	c := use(t, major)
+	template, err := c.template(dump)
+	if err != nil {
+		t.Fatalf("pgtest: restoring %s: %v", dump, err)
+	}
+	return c.database(t, ` TEMPLATE `+template+` STRATEGY file_copy`)
+}
+
+// template is the name of a database that holds a dump, made when it is first asked for: copying it is several times
+// faster than loading the dump. Nobody connects to it again, so that it can be copied at any time.
+func (c *cluster) template(dump string) (string, error) {
+	c.loading.Lock()
+	defer c.loading.Unlock()
+	if name, ok := c.templates[dump]; ok {
+		return name, nil
+	}
 	bin, err := Program("pg_restore")
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	u, err := url.Parse(dsn)
+	name := fmt.Sprintf("n8k_template_%d", databases.Add(1))
+	if err := c.admin(`CREATE DATABASE ` + name); err != nil {
+		return "", err
+	}
+	u, err := url.Parse(c.dsn(name))
 	if err != nil {
-		t.Fatalf("pgtest: parsing own address: %v", err)
+		return "", fmt.Errorf("parsing own address: %w", err)
 	}
-	password, _ := u.User.Password()
 	u.User = url.User(User)
-	cmd := exec.CommandContext(t.Context(), bin, "--exit-on-error", "--no-owner", "--no-privileges", "--dbname", u.String(), dump)
-	cmd.Env = append(os.Environ(), "PGPASSWORD="+password, "LC_ALL=C")
+	cmd := exec.Command(bin, "--exit-on-error", "--no-owner", "--no-privileges", "--dbname", u.String(), dump)
+	cmd.Env = append(os.Environ(), "PGPASSWORD="+c.password, "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("pgtest: restoring %s: %v\n%s", dump, err, out)
+		return "", fmt.Errorf("%w\n%s", err, out)
 	}
-	return dsn
+	if c.templates == nil {
+		c.templates = map[string]string{}
+	}
+	c.templates[dump] = name
+	return name, nil
 }
 
 // SocketDSN is New's dsn by way of the unix socket, for code that must work with one.
