@@ -140,6 +140,8 @@ SELECT 'pg_publication', oid, 'publication', '', pubname::text, '', 0 FROM pg_pu
 UNION ALL
 SELECT 'pg_subscription', oid, 'subscription', '', subname::text, '', 0 FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 UNION ALL
+SELECT 'pg_default_acl', oid, 'default privileges of role', '', defaclrole::regrole::text, '', 0 FROM pg_default_acl WHERE defaclnamespace = 0
+UNION ALL
 (SELECT 'pg_largeobject', oid, 'large object', '', oid::text, '', 0 FROM pg_largeobject_metadata LIMIT 3)`
 
 // aliasQuery lists objects that come with another one: row types, array types, multiranges, constructors of ranges, the rule of a view, the

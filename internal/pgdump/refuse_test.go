@@ -40,6 +40,7 @@ func TestRefusals(t *testing.T) {
 		{name: "cast", whole: true, sql: `CREATE TYPE s.y AS (a int); CREATE FUNCTION s.c(s.y) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE CAST (s.y AS int) WITH FUNCTION s.c(s.y)`,
 			want: `cast "s.y to integer"`},
 		{name: "large object", whole: true, sql: `SELECT lo_create(77)`, want: `large object "77"`},
+		{name: "default privileges", whole: true, sql: `ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC`, want: `default privileges of role "postgres"`},
 		{name: "server", whole: true, sql: `CREATE EXTENSION file_fdw; CREATE SERVER f FOREIGN DATA WRAPPER file_fdw`, want: `foreign server "f"`},
 		{name: "cycle", sql: `CREATE FUNCTION s.g(s.t) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'; ALTER TABLE s.t ADD g int GENERATED ALWAYS AS (s.g(NULL::s.t)) STORED`,
 			want: `objects that need each other: function "s"."g"(s.t), table "s"."t"`},

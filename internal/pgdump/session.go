@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -39,6 +40,8 @@ func connect(ctx context.Context, dsn, app string, notice func(string)) (*pgx.Co
 		return nil, problem.New(problem.Usage, "the address of the database is not understood")
 	}
 	cfg.RuntimeParams["application_name"] = cmp.Or(app, "n8keep")
+	// The main session is silent while others read for hours; balancers of managed servers forget it after four minutes.
+	cfg.DialFunc = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
 	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if notice != nil && n.Severity == "WARNING" {
 			notice(n.Message)
