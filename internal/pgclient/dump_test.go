@@ -303,16 +303,15 @@ func TestOutputFails(t *testing.T) {
 func TestTerminated(t *testing.T) {
 	dsn := bigTable(t)
 	ended := &once{do: func() {
-		if got := query(t, dsn, `SELECT bool_and(pg_terminate_backend(pid))::text FROM pg_stat_activity WHERE application_name = 'n8keep-terminated'`); got != "true" {
+		if got := query(t, dsn, `SELECT bool_and(pg_terminate_backend(pid))::text FROM pg_stat_activity WHERE application_name = $1`, unique("terminated")); got != "true" {
 			t.Errorf("no session to terminate: %q", got)
 		}
 	}}
-	err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: dsn, AppName: "n8keep-terminated", Out: ended})
+	err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: dsn, AppName: unique("terminated"), Out: ended})
 	// What follows depends on what pg_dump had read by then.
-	text, _, _ := strings.Cut(fmt.Sprint(err), ". ")
-	_, cause, _ := strings.Cut(fmt.Sprint(err), "FATAL: ")
+	text := fmt.Sprint(err)
 	if problem.KindOf(err) != problem.Unreachable || !strings.HasPrefix(text, `dumping the database: Dumping the contents of table "big" failed: PQget`) ||
-		!strings.HasPrefix(cause, "terminating connection due to administrator command") || !strings.Contains(problem.HintOf(err), "run it again") {
+		!strings.Contains(text, "terminating connection") && !strings.Contains(text, "server closed the connection") || !strings.Contains(problem.HintOf(err), "run it again") {
 		t.Errorf("%s: %v, hint %q", problem.KindOf(err), err, problem.HintOf(err))
 	}
 }
@@ -321,9 +320,9 @@ func TestTerminated(t *testing.T) {
 func TestCancelledOnServer(t *testing.T) {
 	dsn := bigTable(t)
 	ended := &once{do: func() {
-		query(t, dsn, `SELECT bool_and(pg_cancel_backend(pid))::text FROM pg_stat_activity WHERE application_name = 'n8keep-cancelled'`)
+		query(t, dsn, `SELECT bool_and(pg_cancel_backend(pid))::text FROM pg_stat_activity WHERE application_name = $1`, unique("cancelled"))
 	}}
-	err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: dsn, AppName: "n8keep-cancelled", Out: ended})
+	err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: dsn, AppName: unique("cancelled"), Out: ended})
 	if problem.KindOf(err) != problem.Busy || !strings.Contains(err.Error(), "canceling statement due to user request") {
 		t.Errorf("%s %v", problem.KindOf(err), err)
 	}

@@ -41,15 +41,20 @@ func running(t testing.TB, text string) (pids []int) {
 	return pids
 }
 
-// await polls until the condition holds. The test binary's own time limit ends it.
+// unique is a name that no other run of these tests uses at the same time.
+func unique(name string) string { return fmt.Sprintf("n8keep-%s-%d", name, os.Getpid()) }
+
+// await polls until the condition holds, for two minutes at most: these machines are busy.
 func await(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
+	limit := time.NewTimer(2 * time.Minute)
+	defer limit.Stop()
 	for !holds() {
 		select {
-		case <-t.Context().Done():
-			t.Fatalf("waiting for %s: the test ended", what)
+		case <-limit.C:
+			t.Fatalf("waiting for %s: it does not happen", what)
 		case <-tick.C:
 		}
 	}
@@ -61,11 +66,12 @@ func sessions(t testing.TB, dsn, app string) string {
 
 // TestCancelDump: the process, its group and its session are gone, and the error says why.
 func TestCancelDump(t *testing.T) {
+	app := unique("cancel")
 	dsn := bigTable(t)
 	why := problem.New(problem.Busy, "somebody waits")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	err := Dump(ctx, DumpConfig{Programs: programs(t), DSN: dsn, AppName: "n8keep-cancel", Out: &once{do: func() {
-		if pids := running(t, "n8keep-cancel"); len(pids) != 1 {
+	err := Dump(ctx, DumpConfig{Programs: programs(t), DSN: dsn, AppName: app, Out: &once{do: func() {
+		if pids := running(t, app); len(pids) != 1 {
 			t.Errorf("%d processes while it runs", len(pids))
 		}
 		cancel(why)
@@ -73,10 +79,10 @@ func TestCancelDump(t *testing.T) {
 	if !errors.Is(err, why) {
 		t.Errorf("%v, want the cause", err)
 	}
-	if pids := running(t, "n8keep-cancel"); len(pids) > 0 {
+	if pids := running(t, app); len(pids) > 0 {
 		t.Errorf("left behind: %v", pids)
 	}
-	await(t, "the session to end", func() bool { return sessions(t, dsn, "n8keep-cancel") == "0" })
+	await(t, "the session to end", func() bool { return sessions(t, dsn, app) == "0" })
 
 	if err := Dump(ctx, DumpConfig{Programs: programs(t), DSN: dsn, Out: io.Discard}); !errors.Is(err, why) {
 		t.Errorf("with a context that has ended: %v", err)
@@ -85,6 +91,7 @@ func TestCancelDump(t *testing.T) {
 
 // TestCancelWaiting: a dump that waits for somebody's lock is cancelled on the server too.
 func TestCancelWaiting(t *testing.T) {
+	app := unique("waits")
 	dsn := pgtest.New(t)
 	execute(t, dsn, `CREATE TABLE held (a int)`)
 	tx, err := connectTo(t, dsn).Begin(t.Context())
@@ -98,16 +105,16 @@ func TestCancelWaiting(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		done <- Dump(ctx, DumpConfig{Programs: programs(t), DSN: dsn, AppName: "n8keep-waits", Out: io.Discard})
+		done <- Dump(ctx, DumpConfig{Programs: programs(t), DSN: dsn, AppName: app, Out: io.Discard})
 	}()
 	await(t, "the dump to wait", func() bool {
-		return query(t, dsn, `SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'n8keep-waits' AND wait_event_type = 'Lock'`) == "1"
+		return query(t, dsn, `SELECT count(*)::text FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'`, app) == "1"
 	})
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	await(t, "the session to end", func() bool { return sessions(t, dsn, "n8keep-waits") == "0" })
+	await(t, "the session to end", func() bool { return sessions(t, dsn, app) == "0" })
 }
 
 // waitingRestore starts a restore whose workers wait for locks, in this process or another, and returns the database.
@@ -145,22 +152,23 @@ func awaitWorkers(t testing.TB, dsn, app string) {
 }
 
 func TestCancelRestore(t *testing.T) {
+	app := unique("restores")
 	target, file := waitingRestore(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := Restore(ctx, RestoreConfig{Programs: programs(t), DSN: target, File: file, Sections: []string{"data"}, Jobs: 3, AppName: "n8keep-restores"})
+		_, err := Restore(ctx, RestoreConfig{Programs: programs(t), DSN: target, File: file, Sections: []string{"data"}, Jobs: 3, AppName: app})
 		done <- err
 	}()
-	awaitWorkers(t, target, "n8keep-restores")
+	awaitWorkers(t, target, app)
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	if pids := running(t, "n8keep-restores"); len(pids) > 0 {
+	if pids := running(t, app); len(pids) > 0 {
 		t.Errorf("left behind: %v", pids)
 	}
-	await(t, "the sessions to end", func() bool { return sessions(t, target, "n8keep-restores") == "0" })
+	await(t, "the sessions to end", func() bool { return sessions(t, target, app) == "0" })
 }
 
 // TestKilledWithUs: when this program is killed, what it runs dies with it, and so do the sessions on the server.
@@ -209,26 +217,28 @@ func TestKilledWithUs(t *testing.T) {
 		await(t, "the sessions to end", func() bool { return sessions(t, dsn, app) == "0" })
 	}
 	t.Run("dump", func(t *testing.T) {
-		dsn := bigTable(t)
-		cmd := child(t, "dump", dsn, "n8keep-kill1")
-		await(t, "the dump to run", func() bool { return sessions(t, dsn, "n8keep-kill1") == "1" })
-		kill(t, cmd, dsn, "n8keep-kill1")
+		dsn, app := bigTable(t), unique("kill1")
+		cmd := child(t, "dump", dsn, app)
+		await(t, "the dump to run", func() bool { return sessions(t, dsn, app) == "1" })
+		kill(t, cmd, dsn, app)
 	})
 	t.Run("restore", func(t *testing.T) {
 		target, file := waitingRestore(t)
-		cmd := child(t, file, target, "n8keep-kill2")
-		awaitWorkers(t, target, "n8keep-kill2")
-		if pids := running(t, "application_name='n8keep-kill2'"); len(pids) != 4 {
+		app := unique("kill2")
+		cmd := child(t, file, target, app)
+		awaitWorkers(t, target, app)
+		if pids := running(t, "application_name='"+app+"'"); len(pids) != 4 {
 			t.Errorf("%d processes, want a leader and three workers", len(pids))
 		}
-		kill(t, cmd, target, "n8keep-kill2")
+		kill(t, cmd, target, app)
 	})
 }
 
 // TestProgramKilled: somebody, such as the kernel for want of memory, kills pg_dump.
 func TestProgramKilled(t *testing.T) {
-	err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: bigTable(t), AppName: "n8keep-victim", Out: &once{do: func() {
-		for _, pid := range running(t, "application_name='n8keep-victim'") {
+	app := unique("victim")
+	err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: bigTable(t), AppName: app, Out: &once{do: func() {
+		for _, pid := range running(t, "application_name='"+app+"'") {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Error(err)
 			}
@@ -239,11 +249,12 @@ func TestProgramKilled(t *testing.T) {
 
 // TestPasswordsAreUnseen looks at every process of the machine while the programs run.
 func TestPasswordsAreUnseen(t *testing.T) {
+	app := unique("look")
 	t.Setenv("N8N_ENCRYPTION_KEY", "planted instance key")
 	t.Setenv("DB_POSTGRESDB_PASSWORD", "planted password of n8n")
 	dsn := bigTable(t)
 	password := passwordOf(t, dsn)
-	look := func(app string, want int) {
+	look := func(want int) {
 		ours := map[string]bool{}
 		for _, pid := range running(t, "application_name='"+app+"'") {
 			ours[strconv.Itoa(pid)] = true
@@ -277,18 +288,18 @@ func TestPasswordsAreUnseen(t *testing.T) {
 			t.Errorf("%d files looked at, %d environments with the password, want %d", looked, hasIt, want)
 		}
 	}
-	if err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: dsn, AppName: "n8keep-look", Out: &once{do: func() { look("n8keep-look", 1) }}}); err != nil {
+	if err := Dump(t.Context(), DumpConfig{Programs: programs(t), DSN: dsn, AppName: app, Out: &once{do: func() { look(1) }}}); err != nil {
 		t.Error(err)
 	}
 	target, file := waitingRestore(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := Restore(ctx, RestoreConfig{Programs: programs(t), DSN: target, File: file, Sections: []string{"data"}, Jobs: 3, AppName: "n8keep-look"})
+		_, err := Restore(ctx, RestoreConfig{Programs: programs(t), DSN: target, File: file, Sections: []string{"data"}, Jobs: 3, AppName: app})
 		done <- err
 	}()
-	awaitWorkers(t, target, "n8keep-look")
-	look("n8keep-look", 4)
+	awaitWorkers(t, target, app)
+	look(4)
 	cancel()
 	<-done
 }
@@ -332,19 +343,20 @@ func TestFakePrograms(t *testing.T) {
 // TestNothingIsLeftBehind: what a program started itself dies with it, even if it holds our pipes open, and so does one
 // that does not listen to SIGTERM.
 func TestNothingIsLeftBehind(t *testing.T) {
-	p := Programs{Dump: shell(t, filepath.Join(t.TempDir(), "pg_dump"), "sh -c 'sleep 1000; : n8keep-grandchild' & exit 0")}
+	grandchild, deaf := unique("grandchild"), unique("deaf")
+	p := Programs{Dump: shell(t, filepath.Join(t.TempDir(), "pg_dump"), "sh -c 'sleep 1000; : "+grandchild+"' & exit 0")}
 	if err := Dump(t.Context(), DumpConfig{Programs: p, DSN: "postgres://h", Out: io.Discard}); err != nil {
 		t.Error(err)
 	}
-	await(t, "the grandchild to end", func() bool { return len(running(t, "n8keep-grandchild")) == 0 })
+	await(t, "the grandchild to end", func() bool { return len(running(t, grandchild)) == 0 })
 
-	p.Dump = shell(t, filepath.Join(t.TempDir(), "pg_dump"), "trap '' TERM; sh -c 'sleep 1000; : n8keep-deaf' & echo started; wait; wait")
+	p.Dump = shell(t, filepath.Join(t.TempDir(), "pg_dump"), "trap '' TERM; sh -c 'sleep 1000; : "+deaf+"' & echo started; wait; wait")
 	ctx, cancel := context.WithCancel(t.Context())
 	err := Dump(ctx, DumpConfig{Programs: p, DSN: "postgres://h", Out: writer(func([]byte) { cancel() })})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	await(t, "the deaf to end", func() bool { return len(running(t, "n8keep-deaf")) == 0 })
+	await(t, "the deaf to end", func() bool { return len(running(t, deaf)) == 0 })
 }
 
 type writer func([]byte)
