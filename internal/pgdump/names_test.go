@@ -73,6 +73,7 @@ func TestNames(t *testing.T) {
 		if len(files) != 8 {
 			t.Fatalf("%d data files", len(files))
 		}
+		checkCounts(t, source, dir)
 		ours, byHand := pgtest.New(t), pgtest.New(t)
 		restoreFrom(t, dir, ours)
 		compare(t, "Restore", source, ours)

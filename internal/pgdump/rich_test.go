@@ -73,6 +73,9 @@ func TestRichSchema(t *testing.T) {
 			if report.Rows["user"] != 500 || report.Rows["no_columns"] != 7 || len(report.Rows) != report.Tables || report.Bytes == 0 {
 				t.Errorf("report %+v", report)
 			}
+			if version == pgtest.Versions()[0] {
+				checkCounts(t, source, dir)
+			}
 			ours := pgtest.NewVersion(t, version)
 			restoreFrom(t, dir, ours)
 			compare(t, "Restore", source, ours)
