@@ -7,6 +7,11 @@
 // visitor about it. A sweep over all other text looks for ciphertext that the
 // catalogue does not list, and for the instance key itself in any column.
 //
+// For a backup of PostgreSQL everything is read in one exported snapshot, the one the
+// dump is made from. [DB.HistoryFilters] says which rows of it are history to leave
+// out, a [RowSweeper] looks at rows while they are dumped, and a [Scratch] makes of a
+// dump's rows what a census needs, so that a backup is verified without a server.
+//
 // A database is opened for reading only. On SQLite nothing is written but what
 // reading a WAL needs, which is removed when it is closed; on PostgreSQL a census
 // is one read-only REPEATABLE READ transaction that takes no lock beyond ACCESS
