@@ -270,7 +270,7 @@ func (p *PostgresPlan) describe(d pgserver.Dest) {
 	for _, x := range d.Extensions {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("extension %q of the old database is not n8n's: the new one will not have it", x))
 	}
-	if p.Config == ConfigLeftOut {
+	if p.files != nil && p.Config == ConfigLeftOut {
 		p.Warnings = append(p.Warnings, p.keyLine())
 	}
 	if cfg.Sidecar.State == archive.StateDegraded {
@@ -279,6 +279,9 @@ func (p *PostgresPlan) describe(d pgserver.Dest) {
 }
 
 func (p *PostgresPlan) keyLine() string {
+	if p.files == nil {
+		return fmt.Sprintf("n8n needs the instance key %s: as N8N_ENCRYPTION_KEY, or in the config in its folder", p.cfg.KeyFingerprint)
+	}
 	return keyLine(&Config{KeyFingerprint: p.cfg.KeyFingerprint})
 }
 
