@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
-	"io"
 
 	"net"
 	"os"
@@ -92,82 +91,3 @@ func NewKey(t testing.TB, path, passphrase string) ssh.PublicKey {
 	must(t, err)
 	return key
 }
-
-// Wire is a TCP forwarder that cuts connections.
-type Wire struct {
-	Addr string
-	cut  chan cut
-}
-
-type cut struct {
-	up, down int64
-	stall    bool
-}
-
-// NewWire forwards to the address until the test ends.
-func NewWire(t testing.TB, to string) *Wire {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	w := &Wire{Addr: l.Addr().String(), cut: make(chan cut, 64)}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go w.serve(c, to)
-		}
-	}()
-	return w
-}
-
-// CutNext makes the next new connection end after it carried so many bytes up (to
-// the server) or down; 0 is for no limit in this direction. Each call is for one
-// connection.
-func (w *Wire) CutNext(up, down int64) { w.cut <- cut{up: up, down: down} }
-
-func (w *Wire) serve(c net.Conn, to string) {
-	defer c.Close()
-	s, err := net.Dial("tcp", to)
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	var limit cut
-	select {
-	case limit = <-w.cut:
-	default:
-	}
-	ended := make(chan struct{}, 2)
-	pump := func(dst, src net.Conn, left int64) {
-		defer func() { ended <- struct{}{} }()
-		over := func() {
-			if limit.stall {
-				io.Copy(io.Discard, src)
-			}
-		}
-		bounded := left > 0
-		buf := make([]byte, 32<<10)
-		for {
-			n, err := src.Read(buf)
-			if bounded && int64(n) >= left {
-				dst.Write(buf[:left])
-				over()
-				return
-			}
-			left -= int64(n)
-			if _, werr := dst.Write(buf[:n]); werr != nil || err != nil {
-				return
-			}
-		}
-	}
-	go pump(s, c, limit.up)
-	go pump(c, s, limit.down)
-	<-ended
-}
-
-// StallNext makes the next new connection stop carrying anything, without ending,
-// after so many bytes from the server.
-func (w *Wire) StallNext(down int64) { w.cut <- cut{down: down, stall: true} }

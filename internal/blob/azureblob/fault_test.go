@@ -303,6 +303,7 @@ func TestRetention(t *testing.T) {
 			cfg.Now = func() time.Time { return time.Now().Add(-10 * 365 * 24 * time.Hour) } // ours does not count
 			s := open(t, cfg)
 			_, err := s.Put(t.Context(), "a", bytes.NewReader(content()[:size]))
+			modes, until = slices.Compact(modes), slices.Compact(until) // a request may be tried again
 			end, parseErr := http.ParseTime(strings.Join(until, ","))
 			if !slices.Equal(modes, []string{mode}) || parseErr != nil || time.Until(end).Round(time.Hour) != 48*time.Hour {
 				t.Errorf("%s of %d bytes: modes %q until %q", lock, size, modes, until)

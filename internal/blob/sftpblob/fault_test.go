@@ -20,6 +20,7 @@ import (
 	"github.com/n8keep/n8keep/internal/blobtest"
 	"github.com/n8keep/n8keep/internal/cloudtest"
 	"github.com/n8keep/n8keep/internal/durable"
+	"github.com/n8keep/n8keep/internal/faultproxy"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
@@ -56,14 +57,14 @@ func TestConnectionBreaks(t *testing.T) {
 	for way, list := range cuts {
 		for _, at := range list {
 			t.Run(fmt.Sprintf("%s after %d", way, at), func(t *testing.T) {
-				w := cloudtest.NewWire(t, srv.Addr)
+				w := faultproxy.NewTCP(t, srv.Addr)
 				cfg := throughWire(t, srv, w)
 				cfg.ChunkSize = 256 << 10
 				s := open(t, cfg)
 				if way == "up" {
-					w.CutNext(at, 0)
+					w.Next(faultproxy.Plan{Up: at})
 				} else {
-					w.CutNext(0, at)
+					w.Next(faultproxy.Plan{Down: at})
 				}
 				info, err := s.Put(t.Context(), "a", bytes.NewReader(content()))
 				if err != nil {
@@ -81,26 +82,26 @@ func TestConnectionBreaks(t *testing.T) {
 }
 
 // throughWire is for a new folder that is reached by a wire.
-func throughWire(t *testing.T, srv *cloudtest.SFTP, w *cloudtest.Wire) Config {
+func throughWire(t *testing.T, srv *cloudtest.SFTP, w *faultproxy.TCP) Config {
 	cfg := config(t, srv)
-	cfg.Addr = w.Addr
-	cfg.KnownHosts = []string{knownHosts(t, w.Addr, srv.HostKey)}
+	cfg.Addr = w.Addr()
+	cfg.KnownHosts = []string{knownHosts(t, w.Addr(), srv.HostKey)}
 	return cfg
 }
 
 // Every connection breaks a few times before one lasts.
 func TestManyBreaks(t *testing.T) {
 	srv := cloudtest.NewSFTP(t)
-	w := cloudtest.NewWire(t, srv.Addr)
+	w := faultproxy.NewTCP(t, srv.Addr)
 	cfg := throughWire(t, srv, w)
 	cfg.ChunkSize = 256 << 10
 	s := open(t, cfg)
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 12 {
 		if r.IntN(2) == 0 {
-			w.CutNext(1+r.Int64N(600_000), 0)
+			w.Next(faultproxy.Plan{Up: 1 + r.Int64N(600_000)})
 		} else {
-			w.CutNext(0, 1+r.Int64N(6000))
+			w.Next(faultproxy.Plan{Down: 1 + r.Int64N(6000)})
 		}
 	}
 	s.cfg.Retry.Attempts = 30
@@ -121,14 +122,14 @@ func TestManyBreaks(t *testing.T) {
 // A download goes on where it was.
 func TestDownloadIsResumed(t *testing.T) {
 	srv := cloudtest.NewSFTP(t)
-	w := cloudtest.NewWire(t, srv.Addr)
+	w := faultproxy.NewTCP(t, srv.Addr)
 	cfg := throughWire(t, srv, w)
 	if _, err := open(t, cfg).Put(t.Context(), "a", bytes.NewReader(content())); err != nil {
 		t.Fatal(err)
 	}
 	s := open(t, cfg)
-	w.CutNext(0, 400_000)
-	w.CutNext(0, 200_000)
+	w.Next(faultproxy.Plan{Down: 400_000})
+	w.Next(faultproxy.Plan{Down: 200_000})
 	if got := blobtest.ReadAll(t, s, "a"); !bytes.Equal(got, content()) {
 		t.Errorf("%d bytes read", len(got))
 	}
@@ -137,11 +138,11 @@ func TestDownloadIsResumed(t *testing.T) {
 // A server that is gone: the error says so, and what to do.
 func TestServerIsGone(t *testing.T) {
 	srv := cloudtest.NewSFTP(t)
-	w := cloudtest.NewWire(t, srv.Addr)
+	w := faultproxy.NewTCP(t, srv.Addr)
 	cfg := throughWire(t, srv, w)
 	s := open(t, cfg)
 	for range 30 {
-		w.CutNext(10, 0)
+		w.Next(faultproxy.Plan{Up: 10})
 	}
 	_, err := s.Put(t.Context(), "a", bytes.NewReader(content()))
 	if problem.KindOf(err) != problem.Unreachable || problem.HintOf(err) == "" || !strings.HasPrefix(err.Error(), `storing "a" in "sftp://`) {
@@ -159,11 +160,11 @@ func TestServerIsGone(t *testing.T) {
 // A server that is silent in the middle counts as gone after a while.
 func TestSilentServer(t *testing.T) {
 	srv := cloudtest.NewSFTP(t)
-	w := cloudtest.NewWire(t, srv.Addr)
+	w := faultproxy.NewTCP(t, srv.Addr)
 	cfg := throughWire(t, srv, w)
 	s := open(t, cfg)
 	s.silence = 300 * time.Millisecond
-	w.StallNext(3500)
+	w.Next(faultproxy.Plan{Down: 3500, Stall: true})
 	if _, err := s.Put(t.Context(), "a", bytes.NewReader(content())); err != nil {
 		t.Fatal(err)
 	}

@@ -110,13 +110,21 @@ func (s *Store) place(c *conn, t *temp, name string, again bool, l *litter) erro
 	claim := s.path(claimPrefix + name)
 	f, err := c.sftp.OpenFile(claim, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
-		if _, there := c.sftp.Lstat(claim); there != nil {
+		if lost(err) {
 			return err
 		}
-		if again {
+		// The other writer may have finished meanwhile and taken its claim away.
+		_, claimed := c.sftp.Lstat(claim)
+		_, there := c.sftp.Lstat(to)
+		switch {
+		case there == nil:
+			return blob.ErrExists
+		case claimed == nil && again:
 			return &localError{fmt.Errorf("the connection broke, and whose %q is cannot be told", claimPrefix+name)}
+		case claimed == nil:
+			return blob.ErrExists // another writer is at it, or died at it within a day
 		}
-		return blob.ErrExists // another writer is at it, or died at it within a day
+		return err
 	}
 	*l = append(*l, claim)
 	defer l.remove(c, claim)
