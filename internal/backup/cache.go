@@ -8,6 +8,7 @@ import (
 
 	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/state"
 )
 
@@ -23,51 +24,85 @@ type SidecarCache interface {
 // a bucket, few enough for any server.
 const sidecarReaders = 16
 
-// sidecarRead is a sidecar to be read, and what it belongs to.
+// sidecarRead is a sidecar, read and checked, or why not.
 type sidecarRead struct {
-	info  blob.Info
-	into  *Listed
-	fresh *state.Sidecar // what the cache does not have
+	id     archive.ID
+	info   blob.Info // as it was listed
+	signed archive.SignedSidecar
+	err    error
+	fresh  *state.Sidecar // what the cache does not have
 }
 
-// readSidecars reads those that the cache does not have, and checks all.
-func (cfg ListConfig) readSidecars(ctx context.Context, reads []sidecarRead) error {
-	known := cfg.remembered(ctx)
-	g, ctx2 := errgroup.WithContext(ctx)
-	g.SetLimit(sidecarReaders)
-	for i := range reads {
-		r := &reads[i]
-		g.Go(func() error {
-			if err := ctx2.Err(); err != nil {
-				return err
-			}
-			signed, err := r.read(ctx2, cfg.Store, known)
-			return r.into.take(signed, err, cfg.Trust)
-		})
-	}
-	if err := g.Wait(); err != nil {
+// sidecarReads reads sidecars while they are being listed.
+type sidecarReads struct {
+	*errgroup.Group
+	cfg    ListConfig
+	ctx    context.Context // ends with the first error that is about more than one sidecar
+	cancel func()
+	known  map[string]state.Sidecar
+	byID   map[archive.ID]*sidecarRead
+}
+
+func (cfg ListConfig) startReading(ctx context.Context) *sidecarReads {
+	s := &sidecarReads{cfg: cfg, known: cfg.remembered(ctx), byID: map[archive.ID]*sidecarRead{}}
+	ctx, s.cancel = context.WithCancel(ctx)
+	s.Group, s.ctx = errgroup.WithContext(ctx)
+	s.SetLimit(sidecarReaders)
+	return s
+}
+
+// read begins to read one that was listed. It waits while as many as may be are
+// being read.
+func (s *sidecarReads) read(id archive.ID, info blob.Info) {
+	r := &sidecarRead{id: id, info: info}
+	s.byID[id] = r
+	s.Go(func() error {
+		if err := s.ctx.Err(); err != nil {
+			return err
+		}
+		if r.get(s.ctx, s.cfg.Store, s.known); !aboutSidecar(r.err) {
+			return r.err
+		}
+		return nil
+	})
+}
+
+// finish waits for all, and remembers them.
+func (s *sidecarReads) finish(ctx context.Context) error {
+	defer s.cancel()
+	if err := s.Wait(); err != nil {
 		return err
 	}
-	cfg.remember(ctx, reads, known)
+	s.cfg.remember(ctx, s.byID, s.known)
 	return nil
 }
 
-func (r *sidecarRead) read(ctx context.Context, store blob.Store, known map[string]state.Sidecar) (archive.SignedSidecar, error) {
+// aboutSidecar reports whether err, or nil, says something of this one sidecar:
+// that it is forged, damaged, of a newer format, or was deleted since.
+func aboutSidecar(err error) bool {
+	switch problem.KindOf(err) {
+	case "", problem.Untrusted, problem.Damaged, problem.Usage, problem.NotFound:
+		return true
+	}
+	return false
+}
+
+func (r *sidecarRead) get(ctx context.Context, store blob.Store, known map[string]state.Sidecar) {
 	if k, ok := known[r.info.Name]; ok && k.Size == r.info.Size && k.ETag == r.info.ETag && k.ModTime.Equal(r.info.ModTime) {
-		if signed, err := parseSidecar(k.Content, store, r.into.ID); err == nil {
-			return signed, nil
+		if r.signed, r.err = parseSidecar(k.Content, store, r.id); r.err == nil {
+			return
 		}
 	}
-	b, info, err := sidecarBytes(ctx, store, r.into.ID)
+	b, info, err := sidecarBytes(ctx, store, r.id)
 	if err != nil {
-		return archive.SignedSidecar{}, err
+		r.err = err
+		return
 	}
-	signed, err := parseSidecar(b, store, r.into.ID)
+	r.signed, r.err = parseSidecar(b, store, r.id)
 	// Only what the listing will show again is worth remembering.
-	if err == nil && info.Size == r.info.Size && info.ETag == r.info.ETag {
+	if r.err == nil && info.Size == r.info.Size && info.ETag == r.info.ETag {
 		r.fresh = &state.Sidecar{Name: r.info.Name, Size: r.info.Size, ETag: r.info.ETag, ModTime: r.info.ModTime, Content: b}
 	}
-	return signed, err
 }
 
 func (cfg ListConfig) remembered(ctx context.Context) map[string]state.Sidecar {
@@ -82,7 +117,7 @@ func (cfg ListConfig) remembered(ctx context.Context) map[string]state.Sidecar {
 	return known
 }
 
-func (cfg ListConfig) remember(ctx context.Context, reads []sidecarRead, known map[string]state.Sidecar) {
+func (cfg ListConfig) remember(ctx context.Context, reads map[archive.ID]*sidecarRead, known map[string]state.Sidecar) {
 	if cfg.Cache == nil {
 		return
 	}

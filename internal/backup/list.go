@@ -55,12 +55,15 @@ func List(ctx context.Context, store blob.Store, trust Trust) ([]Listed, error) 
 	return ListConfig{Store: store, Trust: trust}.List(ctx)
 }
 
-// List is [List] with a cache.
+// List is [List] with a cache. Sidecars are read and checked while the listing goes
+// on, which for thousands of archives takes as long.
 func (cfg ListConfig) List(ctx context.Context) ([]Listed, error) {
 	byID := map[archive.ID]*Listed{}
-	sidecars := map[archive.ID]blob.Info{}
+	sidecars := cfg.startReading(ctx)
 	for info, err := range cfg.Store.List(ctx, "") {
 		if err != nil {
+			sidecars.cancel()
+			sidecars.Wait()
 			return nil, targetProblem(err, cfg.Store, "listing the target")
 		}
 		id, kind, ok := archive.IDFromName(info.Name)
@@ -73,7 +76,7 @@ func (cfg ListConfig) List(ctx context.Context) ([]Listed, error) {
 			byID[id] = l
 		}
 		if kind == archive.SidecarObject {
-			sidecars[id] = info
+			sidecars.read(id, info)
 		} else {
 			l.Size, l.Stored, l.NoArchive = info.Size, info.ModTime, false
 		}
@@ -82,23 +85,20 @@ func (cfg ListConfig) List(ctx context.Context) ([]Listed, error) {
 			l.LockedUntil = info.LockedUntil
 		}
 	}
-	var read []sidecarRead
-	for id, l := range byID {
-		info, ok := sidecars[id]
-		switch {
-		case !ok:
-			l.State, l.Problem = StateIncomplete, "no sidecar: the backup did not finish"
-		case l.NoArchive:
-			l.State, l.Problem, l.Stored = StateIncomplete, "the archive object is missing", info.ModTime
-		default:
-			read = append(read, sidecarRead{info: info, into: l})
-		}
-	}
-	if err := cfg.readSidecars(ctx, read); err != nil {
+	if err := sidecars.finish(ctx); err != nil {
 		return nil, err
 	}
 	list := make([]Listed, 0, len(byID))
-	for _, l := range byID {
+	for id, l := range byID {
+		r := sidecars.byID[id]
+		switch {
+		case r == nil:
+			l.State, l.Problem = StateIncomplete, "no sidecar: the backup did not finish"
+		case l.NoArchive:
+			l.State, l.Problem, l.Stored = StateIncomplete, "the archive object is missing", r.info.ModTime
+		default:
+			l.take(r.signed, r.err, cfg.Trust)
+		}
 		list = append(list, *l)
 	}
 	slices.SortFunc(list, func(a, b Listed) int {
@@ -123,18 +123,16 @@ func newer(a archive.ID, aStored time.Time, b archive.ID, bStored time.Time) int
 	return cmp.Or(a.Time().Compare(b.Time()), aStored.Compare(bStored), strings.Compare(string(a), string(b)))
 }
 
-// take fills in what a sidecar says, or why it says nothing.
-func (l *Listed) take(signed archive.SignedSidecar, err error, trust Trust) error {
-	if err != nil {
-		switch problem.KindOf(err) {
-		case problem.Untrusted, problem.Damaged, problem.Usage: // forged, damaged, of a newer format
-			l.State, l.Problem = StateUnreadable, err.Error()
-			return nil
-		case problem.NotFound: // deleted since it was listed
-			l.State, l.Problem = StateIncomplete, "no sidecar: it was deleted just now"
-			return nil
-		}
-		return err
+// take fills in what a sidecar says, or why it says nothing: err is one that
+// [aboutSidecar] knows.
+func (l *Listed) take(signed archive.SignedSidecar, err error, trust Trust) {
+	switch {
+	case problem.KindOf(err) == problem.NotFound: // deleted since it was listed
+		l.State, l.Problem = StateIncomplete, "no sidecar: it was deleted just now"
+		return
+	case err != nil:
+		l.State, l.Problem = StateUnreadable, err.Error()
+		return
 	}
 	l.Sidecar, l.Signer, l.State = signed.Sidecar, signed.Signer, string(signed.Sidecar.State)
 	switch {
@@ -145,7 +143,6 @@ func (l *Listed) take(signed archive.SignedSidecar, err error, trust Trust) erro
 	default:
 		l.Trusted = true
 	}
-	return nil
 }
 
 // readSidecar reads and checks the signature, not whether the signer is trusted.

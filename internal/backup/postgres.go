@@ -65,6 +65,7 @@ type dumper struct {
 	native   bool
 	programs pgclient.Programs
 	filters  map[string]n8ndb.RowFilter // by full table name; nil: all rows
+	counts   []n8ndb.RowCount           // of what was dumped
 }
 
 // openPostgres exports a snapshot, in which everything else then reads. The
@@ -174,29 +175,82 @@ func (t *take) writeDump(ctx context.Context, w *archive.Writer) error {
 	if err := addBytes(w, TablesEntry, text, 0o600, t.Now()); err != nil {
 		return err
 	}
-	report := t.Progress.of("dumping the database")
-	total := d.source.Server().Bytes
-	if d.native {
-		filters := map[string]pgdump.Filter{}
-		for table, f := range d.filters {
-			filters[table] = pgdump.Filter(f)
-		}
-		made, err := pgdump.Dump(ctx, pgdump.DumpConfig{DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(), TablePrefix: t.TablePrefix,
-			WholeDatabase: d.WholeDatabase, LockTimeout: lockTimeout, Filters: filters, Progress: func(done, _ int64) { report(done, total) },
-			Emit: func(name string, body []byte) error { return addBytes(w, NativeFolder+name, body, 0o600, t.Now()) }, Logger: t.Logger})
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.notes = append(t.notes, made.Notes...)
+	sweep, err := t.newDumpSweep(ctx)
+	if err != nil {
 		return err
 	}
+	if d.native {
+		err = t.writeNative(ctx, w, sweep)
+	} else {
+		err = t.writePgDump(ctx, w, sweep)
+	}
+	if err != nil {
+		return err
+	}
+	t.report(sweep.sweeper.Census())
+	d.counts, err = sweep.counts(tables, t.TablePrefix, d.filters)
+	return err
+}
+
+func (t *take) writeNative(ctx context.Context, w *archive.Writer, sweep *dumpSweep) error {
+	d := t.dump
+	filters := map[string]pgdump.Filter{}
+	for table, f := range d.filters {
+		filters[table] = pgdump.Filter(f)
+	}
+	report := t.Progress.of("dumping the database")
+	look := sweep.sweepers(ctx)
+	made, err := pgdump.Dump(ctx, pgdump.DumpConfig{DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(), TablePrefix: t.TablePrefix,
+		WholeDatabase: d.WholeDatabase, LockTimeout: lockTimeout, Filters: filters, Progress: func(done, _ int64) { report(done, d.source.Server().Bytes) },
+		Emit: t.emit(w, NativeFolder, look), Logger: t.Logger})
+	if looked := look.close(); looked != nil {
+		return looked
+	}
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.notes = append(t.notes, made.Notes...)
+	t.mu.Unlock()
+	return sweep.agree(made.Rows)
+}
+
+// emit puts files of the native engine into the archive, and has their rows looked
+// through.
+func (t *take) emit(w *archive.Writer, folder string, look *sweepers) func(name string, body []byte) error {
+	return func(name string, body []byte) error {
+		if (folder == KeptFolder || strings.HasPrefix(name, "data/")) && !look.add(body) {
+			return errReading
+		}
+		return addBytes(w, folder+name, body, 0o600, t.Now())
+	}
+}
+
+func (t *take) writePgDump(ctx context.Context, w *archive.Writer, sweep *dumpSweep) error {
+	d := t.dump
+	report := t.Progress.of("dumping the database")
+	total := d.source.Server().Bytes
 	s := w.Stream(DumpEntry, 0o600)
-	out := &countingWriter{w: s, report: func(n int64) { report(n, total) }}
-	err = pgclient.Dump(ctx, pgclient.DumpConfig{Programs: d.programs, DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(),
-		TablePrefix: t.TablePrefix, Extensions: d.source.Extensions(), WholeDatabase: d.WholeDatabase, LockTimeout: lockTimeout, ExcludeData: slices.Sorted(maps.Keys(d.filters)), Out: out, Logger: t.Logger})
+	tee, closeTee := sweep.tee(ctx, d.programs, s)
+	err := pgclient.Dump(ctx, pgclient.DumpConfig{Programs: d.programs, DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(),
+		TablePrefix: t.TablePrefix, Extensions: d.source.Extensions(), WholeDatabase: d.WholeDatabase, LockTimeout: lockTimeout, ExcludeData: slices.Sorted(maps.Keys(d.filters)),
+		Out: &countingWriter{w: tee, report: func(n int64) { report(n, total) }}, Logger: t.Logger})
+	err = closeTee(err)
 	if err := errors.Join(err, s.Close()); err != nil {
 		return err
 	}
 	failpoint.Hit("backup.dumped")
+	look := sweep.sweepers(ctx)
+	err = t.writeKept(ctx, w, look)
+	if looked := look.close(); looked != nil {
+		return looked
+	}
+	return err
+}
+
+// writeKept adds the rows that stay of tables whose rows pg_dump has left out.
+func (t *take) writeKept(ctx context.Context, w *archive.Writer, look *sweepers) error {
+	d := t.dump
 	number := 0
 	for _, table := range slices.Sorted(maps.Keys(d.filters)) {
 		f := d.filters[table]
@@ -204,8 +258,8 @@ func (t *take) writeDump(ctx context.Context, w *archive.Writer) error {
 			continue
 		}
 		number++
-		_, err := pgdump.CopyRows(ctx, pgdump.CopyConfig{DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(), Table: table, Filter: pgdump.Filter(f), First: number,
-			Emit: func(name string, body []byte) error { return addBytes(w, KeptFolder+name, body, 0o600, t.Now()) }})
+		_, err := pgdump.CopyRows(ctx, pgdump.CopyConfig{DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(), Table: table,
+			Filter: pgdump.Filter(f), First: number, Emit: t.emit(w, KeptFolder, look)})
 		if err != nil {
 			return err
 		}

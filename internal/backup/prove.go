@@ -98,16 +98,19 @@ func (t *take) sweep(ctx context.Context) error {
 	if err := t.tolerate(err); err != nil {
 		return err
 	}
-	if found == nil {
-		return nil
+	if found != nil {
+		t.report(found)
 	}
+	return nil
+}
+
+func (t *take) report(found *n8ndb.Census) {
 	for _, u := range found.Unlisted {
 		t.find(FindingUnlisted, u.Table+"."+u.Column, "%s look like n8n's ciphertext, %d of them open under a known key; this place is not in the catalogue", count(u.Values, "value"), u.Opened)
 	}
 	for _, h := range found.NeedleHits {
 		t.find(FindingKeyInside, h.Table+"."+h.Column, "row %s holds the instance key itself: %s", h.Row, keyInsideRepair(h))
 	}
-	return nil
 }
 
 func keyInsideRepair(h n8ndb.NeedleHit) string {

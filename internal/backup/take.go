@@ -251,32 +251,33 @@ func (t *take) whole(ctx context.Context, w *archive.Writer, manifest *archive.M
 	if err := t.findRunning(ctx); err != nil {
 		return err
 	}
-	var counts []n8ndb.RowCount
+	if t.dump != nil {
+		if err := t.write(ctx, w); err != nil { // which sweeps and counts on the way
+			return err
+		}
+		manifest.Tables = tableCounts(t.dump.counts)
+		return nil
+	}
 	if err := t.together(ctx,
 		func(ctx context.Context) error { return t.sweep(ctx) },
 		func(ctx context.Context) error { return t.write(ctx, w) },
 		func(context.Context) error { return checked() },
-		func(ctx context.Context) (err error) {
-			counts, err = t.rowCounts(ctx)
-			return err
-		},
 	); err != nil {
 		return err
 	}
-	for _, c := range counts {
-		manifest.Tables = append(manifest.Tables, archive.TableCount{Table: c.Table, Rows: c.Rows})
+	counts, err := t.db.RowCounts(ctx)
+	if err := t.tolerate(err); err != nil {
+		return err
 	}
+	manifest.Tables = tableCounts(counts)
 	return nil
 }
 
-// rowCounts counts what is in the archive, which is less than what is in the
-// database where history is left out of a dump.
-func (t *take) rowCounts(ctx context.Context) (counts []n8ndb.RowCount, err error) {
-	if t.dump != nil && t.dump.filters != nil {
-		return t.db.FilteredCounts(ctx, t.dump.filters)
+func tableCounts(counts []n8ndb.RowCount) (list []archive.TableCount) {
+	for _, c := range counts {
+		list = append(list, archive.TableCount{Table: c.Table, Rows: c.Rows})
 	}
-	counts, err = t.db.RowCounts(ctx)
-	return counts, t.tolerate(err)
+	return list
 }
 
 // findRunning says what was going on: such an execution is archived half-way.
