@@ -4,7 +4,7 @@
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 E2E := 2.41.1 1.123.81
 SOAK := 2.41.1 2.38.7 2.0.3 1.123.81
-SERVERS := versitygw fake-gcs-server azurite
+SERVERS := versitygw fake-gcs-server azurite postgres16 postgres17 postgres18
 
 .PHONY: build demo test e2e soak bench fmt lint setup servers clean
 
