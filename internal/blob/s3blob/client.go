@@ -2,6 +2,7 @@ package s3blob
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,7 +53,11 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("opening target %q: lock and retention go together", cfg.location())
 	}
 	s := &Store{cfg: cfg, retry: cfg.Retry, objects: map[string]object{}}
-	conf, err := s.awsConfig(ctx)
+	authorities, err := s.authorities()
+	if err != nil {
+		return nil, err
+	}
+	conf, err := s.awsConfig(ctx, transport(cfg.Stall, authorities))
 	if err != nil {
 		return nil, err
 	}
@@ -70,16 +75,37 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 		o.Logger = logging.Nop{}
 		o.ClientLogMode = 0
 	})
-	s.slow = dated{transport(slowStall), s}
+	s.slow = dated{transport(slowStall, authorities), s}
 	return s, nil
 }
 
-func (s *Store) awsConfig(ctx context.Context) (aws.Config, error) {
-	opening := func(kind problem.Kind, err error) *problem.Error {
-		return problem.Wrap(kind, err, "opening target %q", s.cfg.location())
+func (s *Store) opening(kind problem.Kind, err error) *problem.Error {
+	return problem.Wrap(kind, err, "opening target %q", s.cfg.location())
+}
+
+// authorities are who may sign the service's certificate: nil for those that the
+// system trusts, else AWS_CA_BUNDLE besides.
+func (s *Store) authorities() (*x509.CertPool, error) {
+	path, _ := s.cfg.Env("AWS_CA_BUNDLE")
+	if path == "" {
+		return nil, nil
 	}
-	region := s.region()
-	client := transport(s.cfg.Stall)
+	bundle, err := os.ReadFile(path)
+	if err != nil {
+		return nil, s.opening(problem.NotFound, fmt.Errorf("AWS_CA_BUNDLE %q: %w", path, unwrapPath(err)))
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(bundle) {
+		return nil, s.opening(problem.Usage, fmt.Errorf("AWS_CA_BUNDLE %q holds no certificate", path))
+	}
+	return pool, nil
+}
+
+func (s *Store) awsConfig(ctx context.Context, client *awshttp.BuildableClient) (aws.Config, error) {
+	opening, region := s.opening, s.region()
 	switch path, isFile := strings.CutPrefix(s.cfg.Credentials, "file:"); {
 	case isFile:
 		shared, err := config.LoadSharedConfigProfile(ctx, first(s.cfg.Profile, "default"), func(o *config.LoadSharedConfigOptions) {
@@ -122,7 +148,7 @@ func (s *Store) awsConfig(ctx context.Context) (aws.Config, error) {
 		if errors.As(err, &missing) {
 			return aws.Config{}, opening(problem.NotFound, fmt.Errorf("there is no profile %q in ~/.aws", s.cfg.Profile))
 		}
-		return aws.Config{}, opening(problem.Usage, errors.New("Amazon's configuration files or AWS_* variables cannot be read")).
+		return aws.Config{}, opening(problem.Usage, errors.New("the configuration files or variables of Amazon's tools cannot be read")).
 			WithHint(`see what "aws configure list" says, or give credentials=file:PATH in the URL`)
 	}
 	if conf.Region == "" {
@@ -156,9 +182,8 @@ func static(c aws.Credentials) aws.CredentialsProvider {
 	return credentials.StaticCredentialsProvider{Value: c}
 }
 
-// transport is the SDK's own, which knows AWS_CA_BUNDLE, with connections that
-// end when nothing moves on them.
-func transport(stall time.Duration) *awshttp.BuildableClient {
+// transport is the SDK's own, with connections that end when nothing moves on them.
+func transport(stall time.Duration, authorities *x509.CertPool) *awshttp.BuildableClient {
 	dialer := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
 	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -170,6 +195,9 @@ func transport(stall time.Duration) *awshttp.BuildableClient {
 		}
 		t.MaxIdleConnsPerHost = 4
 		t.WriteBufferSize = 64 << 10
+		if authorities != nil {
+			t.TLSClientConfig.RootCAs = authorities
+		}
 	})
 }
 

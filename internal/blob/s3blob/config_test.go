@@ -1,7 +1,12 @@
 package s3blob
 
 import (
+	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -194,5 +199,47 @@ func TestErrorsOfWrongKeysAndBuckets(t *testing.T) {
 	wantError(t, err, "connection refused", "check the endpoint, the network and any proxy in between")
 	if time.Since(start) > 5*time.Second {
 		t.Error("a service that never answered is tried for ever")
+	}
+}
+
+// TestPrivateAuthority: AWS_CA_BUNDLE counts whatever the credentials come from.
+func TestPrivateAuthority(t *testing.T) {
+	seen := 0
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen++
+		w.Header().Set("ETag", `"x"`)
+	}))
+	t.Cleanup(server.Close)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	u, _ := url.Parse("s3://bucket/n8n?path_style=true&credentials=env&region=x&endpoint=" + server.URL)
+	who := s3test.Identity{Access: "a", Secret: "s"}
+	_, err := open(t, u, who).Put(t.Context(), "a", strings.NewReader("x"))
+	wantError(t, err, "x509: certificate signed by unknown authority", "set AWS_CA_BUNDLE to its file")
+
+	bundle := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	with := func(path string) func(*Config) {
+		return func(c *Config) {
+			c.Env = func(name string) (string, bool) {
+				if name == "AWS_CA_BUNDLE" {
+					return path, true
+				}
+				return who.Env(name)
+			}
+		}
+	}
+	if _, err := open(t, u, who, with(bundle)).Put(t.Context(), "a", strings.NewReader("x")); err != nil || seen != 1 {
+		t.Errorf("Put: %v, the server saw %d requests", err, seen)
+	}
+	for path, want := range map[string]string{bundle + "x": "no such file", os.Args[0]: "holds no certificate"} {
+		cfg, err := Parse(u, who.Env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		with(path)(&cfg)
+		_, err = New(t.Context(), cfg)
+		wantError(t, err, want, "")
 	}
 }

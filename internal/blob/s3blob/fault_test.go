@@ -280,7 +280,7 @@ func TestObjectThatIsExchangedWhileItIsRead(t *testing.T) {
 	b := server.Bucket(t, s3test.Plain)
 	s, proxy := behind(t, b, server.Root)
 	put(t, s, "a", strings.Repeat("first", 100_000))
-	proxy.Inject(faultproxy.Fault{Match: func(r *http.Request) bool { return r.Method == "GET" && strings.HasSuffix(r.URL.Path, "/a") }, Kind: faultproxy.CutAnswer, After: 100_000})
+	proxy.Inject(faultproxy.Fault{Match: func(r *http.Request) bool { return r.Method == "GET" && strings.HasSuffix(r.URL.Path, "/a") }, Kind: faultproxy.CutAnswer, After: 100_000, Times: -1})
 	r, _, err := s.Get(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
@@ -289,6 +289,7 @@ func TestObjectThatIsExchangedWhileItIsRead(t *testing.T) {
 	if _, err := server.Client(server.Root).PutObject(t.Context(), &s3.PutObjectInput{Bucket: &b.Name, Key: aws.String("n8n/a"), Body: strings.NewReader(strings.Repeat("other", 100_000))}); err != nil {
 		t.Fatal(err)
 	}
+	proxy.Clear()
 	got, err := io.ReadAll(r)
 	if err == nil || strings.Contains(string(got), "other") {
 		t.Errorf("read %d bytes of two contents, %v", len(got), err)

@@ -27,13 +27,18 @@ func (s *Store) Probe(ctx context.Context, name string) ([]blob.Trial, error) {
 		return nil, err
 	}
 	p := &probe{Store: s, ctx: ctx, answers: map[blob.Capability]blob.Trial{}, left: map[string]time.Time{}}
-	if err := p.run(name); err != nil {
-		return nil, s.explain(ctx, fmt.Sprintf("trying out %q", s.cfg.location()), err)
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, s.explain(ctx, fmt.Sprintf("trying out %q", s.cfg.location()), err)
-	}
+	err := p.run(name)
+	// Also when ctx ended in between.
+	cleaning, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	p.ctx = cleaning
 	p.clean()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, s.explain(ctx, fmt.Sprintf("trying out %q", s.cfg.location()), err)
+	}
 	var trials []blob.Trial
 	for _, c := range blob.Capabilities() {
 		t, ok := p.answers[c]
