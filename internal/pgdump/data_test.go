@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -280,6 +281,23 @@ func BenchmarkDump(b *testing.B) {
 				b.SetBytes(report.Bytes)
 			}
 		})
+	}
+}
+
+// BenchmarkPgDump is what BenchmarkDump is measured against.
+func BenchmarkPgDump(b *testing.B) {
+	dsn := benchmarkSource(b)
+	bytes := dumpTo(b, b.TempDir(), DumpConfig{DSN: dsn}).Bytes
+	bin, err := pgtest.Program("pg_dump")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(bytes)
+	for b.Loop() {
+		cmd := exec.Command(bin, "-Fc", "-Z0", "-d", dsn) // its output goes to /dev/null
+		if err := cmd.Run(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
