@@ -74,9 +74,10 @@ func TestPostgresPasswords(t *testing.T) {
 		clear(env)
 		env["HOME"] = d.dir
 		maps.Copy(env, c.env)
-		doc, err := d.app().Census(t.Context(), "census", c.io, app.CensusOptions{})
-		if err != nil || doc.Engine != "postgres" || doc.Totals.Opened < 10 {
-			t.Errorf("%s: %v", name, err)
+		// Reads the database, and computes no fingerprint, which takes half a second.
+		doc, err := d.app().Export(t.Context(), c.io, app.ExportOptions{Workflows: filepath.Join(d.dir, "flows")})
+		if err != nil || doc.Workflows.Workflows != 5 {
+			t.Errorf("%s: %+v %v", name, doc, err)
 		}
 	}
 	if strings.Contains(d.log.String(), password) {
