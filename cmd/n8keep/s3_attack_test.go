@@ -68,7 +68,7 @@ func TestOwnedWriter(t *testing.T) {
 	as(server.Restorer)
 	var list []api.Archive
 	l.must(&list, "backup", "list", "--target", l.target, "--json")
-	if len(list) != 1 || list[0].ID != made.ID || list[0].State != "good" || !list[0].Trusted || list[0].Problem == "" {
+	if len(list) != 1 || list[0].ID != made.ID || list[0].State != "good" || !list[0].Trusted || len(list[0].Copies) != 1 || len(list[0].Copies[0].Findings) != 1 || list[0].Copies[0].Findings[0].Code != "altered" {
 		t.Errorf("listed after the forgery: %+v", list)
 	}
 	if r := l.must(nil, "backup", "list", "--target", l.target); !strings.Contains(r.stdout, "overwritten") && !strings.Contains(r.stdout, "deleted") {
