@@ -227,3 +227,31 @@ func TestRestoreWithAdmin(t *testing.T) {
 		t.Errorf("tables and database belong to %q", owners)
 	}
 }
+
+// TestRestoreKeepsOwner: an administrator restores, and n8n's tables stay n8n's.
+func TestRestoreKeepsOwner(t *testing.T) {
+	for _, engine := range []string{"pg_dump", "native"} {
+		t.Run(engine, func(t *testing.T) {
+			v := newVault(t)
+			role := "its_" + v.name()
+			v.run("postgres", `CREATE ROLE `+role)
+			t.Cleanup(func() {
+				for _, name := range v.databases() {
+					v.run(name, `DROP OWNED BY `+role+` CASCADE`)
+				}
+				v.run("postgres", `DROP ROLE `+role)
+			})
+			v.run(v.name(), `GRANT CREATE ON SCHEMA public TO `+role)
+			v.run(v.name(), `DO $$ DECLARE t text; BEGIN FOR t IN SELECT format('%I', tablename) FROM pg_tables WHERE schemaname = 'public' LOOP EXECUTE 'ALTER TABLE ' || t || ' OWNER TO `+role+`'; END LOOP; END $$`)
+			id := v.backup(engine, "none")
+			doc, err := v.app().Restore(t.Context(), v.archive(id), v.key(), app.RestoreOptions{To: v.at(v.name()), Overwrite: true})
+			if err != nil {
+				t.Fatalf("%v\n%s", err, problem.HintOf(err))
+			}
+			const look = `SELECT string_agg(DISTINCT tableowner, ',') || ' ' || count(*) FROM pg_tables WHERE schemaname = 'public'`
+			if was, is := v.run(doc.SafetyCopy, look), v.run(v.name(), look); was != is || !strings.HasPrefix(is, role+" ") {
+				t.Errorf("tables of %q, and now of %q", was, is)
+			}
+		})
+	}
+}
