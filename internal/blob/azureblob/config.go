@@ -107,12 +107,12 @@ func Parse(u *url.URL, env func(string) (string, bool)) (Config, error) {
 
 // location is the URL that people are shown.
 func (c Config) location() string {
-	s := "azure://" + c.Account + "/" + c.Container
+	u := url.URL{Scheme: "azure", Host: c.Account, Path: "/" + c.Container}
 	if c.Prefix != "" {
-		s += "/" + strings.TrimSuffix(c.Prefix, "/")
+		u.Path += "/" + strings.TrimSuffix(c.Prefix, "/")
 	}
 	if c.Endpoint != "" {
-		s += "?endpoint=" + c.Endpoint
+		u.RawQuery = "endpoint=" + c.Endpoint
 	}
-	return s
+	return u.String()
 }

@@ -90,12 +90,12 @@ func Parse(u *url.URL, env func(string) (string, bool)) (Config, error) {
 
 // location is the URL that people are shown.
 func (c Config) location() string {
-	s := "gcs://" + c.Bucket
+	u := url.URL{Scheme: "gcs", Host: c.Bucket}
 	if c.Prefix != "" {
-		s += "/" + strings.TrimSuffix(c.Prefix, "/")
+		u.Path = "/" + strings.TrimSuffix(c.Prefix, "/")
 	}
 	if c.Endpoint != "" && !c.Emulator {
-		s += "?endpoint=" + c.Endpoint
+		u.RawQuery = "endpoint=" + c.Endpoint
 	}
-	return s
+	return u.String()
 }

@@ -108,6 +108,7 @@ func serveSFTP(c net.Conn, config *ssh.ServerConfig) {
 func TestManners(t *testing.T) {
 	for want, server := range servers() {
 		t.Run(fmt.Sprint(want), func(t *testing.T) {
+			t.Parallel()
 			cfg := server(t)
 			s := open(t, cfg)
 			if s.Properties().AtomicPut {

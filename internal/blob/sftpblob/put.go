@@ -251,6 +251,9 @@ func (p *put) next(ctx context.Context, chunks *remote.Chunks) (remote.Chunk, er
 }
 
 func (p *put) touch(_ context.Context, c *conn) error {
+	if err := p.s.fault("touch"); err != nil {
+		return err
+	}
 	now := p.temp.made.Add(time.Since(p.begun))
 	if err := c.sftp.Chtimes(p.temp.path, now, now); lost(err) {
 		return err
