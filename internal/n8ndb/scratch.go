@@ -196,16 +196,17 @@ func (s *Scratch) Row(table string, columns []string, fields [][]byte) error {
 		return nil // the most of them; the others are the statement's to judge
 	}
 	for i, at := range t.from {
-		value, err := scratchValue(&t.table.Columns[i], fields[at])
-		if err != nil {
-			return problem.New(problem.Damaged, "a row of %q has no %s in %q", table, t.table.Columns[i].Type, t.table.Columns[i].Name)
-		}
 		if at == t.data {
 			reduced := reduceFlatted(t.text[:0], fields[at])
 			if reduced == nil {
 				return nil
 			}
-			t.text, value = reduced, string(reduced)
+			t.text, t.args[i] = reduced, string(reduced)
+			continue
+		}
+		value, err := scratchValue(&t.table.Columns[i], fields[at])
+		if err != nil {
+			return problem.New(problem.Damaged, "a row of %q has no %s in %q", table, t.table.Columns[i].Type, t.table.Columns[i].Name)
 		}
 		t.args[i] = value
 	}
