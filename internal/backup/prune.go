@@ -16,9 +16,6 @@ import (
 	"github.com/n8keep/n8keep/internal/state"
 )
 
-// WorkflowsEngine is the engine of an archive that holds workflows alone.
-const WorkflowsEngine = "workflows"
-
 // PruneConfig says what a prune works on. Fields without a remark are required.
 type PruneConfig struct {
 	ListConfig
@@ -140,7 +137,7 @@ func (p *Prune) item(l Listed, c Checked) retention.Item {
 	if !l.Signer.IsZero() {
 		i.Signer = l.Signer.Fingerprint()
 	}
-	if l.Sidecar.Engine == WorkflowsEngine {
+	if l.Sidecar.Engine == EngineWorkflows {
 		i.Kind = retention.Workflows
 	}
 	switch l.State {

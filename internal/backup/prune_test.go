@@ -234,7 +234,7 @@ func TestPruneByKeyAndKind(t *testing.T) {
 	key := func(fp string) func(*archive.Sidecar) {
 		return func(d *archive.Sidecar) { d.KeyFingerprint = fp }
 	}
-	workflows := func(d *archive.Sidecar) { d.Engine = backup.WorkflowsEngine }
+	workflows := func(d *archive.Sidecar) { d.Engine = backup.EngineWorkflows }
 	a, old, older := s.add(0), s.add(day, key("n8k1-old")), s.add(2*day, key("n8k1-older"))
 	s.add(3*day, key("n8k1-older"))
 	w := s.add(4*day, workflows)
