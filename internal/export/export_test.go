@@ -276,7 +276,6 @@ func TestFoldersAndProjects(t *testing.T) {
 			b.sql(`UPDATE folder SET "parentFolderId" = NULL`)
 
 			// Gone from n8n, gone from the tree, with the folders that held it.
-			before = b.files()
 			b.sql(`DELETE FROM workflow_published_version`, `DELETE FROM workflow_entity WHERE name LIKE 'W1 %'`)
 			b.export()
 			after := b.files()
