@@ -161,6 +161,18 @@ func yielded(ctx context.Context, err error) error {
 	return err
 }
 
+// intact is err, or that a table was changed so that the snapshot does not show its
+// rows any more, which reading does not notice, or fails of in ways that say little.
+func (t *take) intact(ctx context.Context, err error) error {
+	if t.dump == nil || err != nil && problem.KindOf(err) != problem.Unexpected {
+		return err
+	}
+	if changed := t.dump.source.Intact(ctx, t.dump.WholeDatabase); err == nil || problem.KindOf(changed) == problem.Busy {
+		return changed
+	}
+	return err
+}
+
 // writeDump puts the database into the archive.
 func (t *take) writeDump(ctx context.Context, w *archive.Writer) error {
 	d := t.dump

@@ -207,10 +207,11 @@ func (t *take) run(ctx context.Context) (archive.Sidecar, error) {
 
 	if t.Only == OnlyWorkflows {
 		manifest.History = "none"
-		if err := t.writeWorkflows(ctx, w); err != nil {
-			return archive.Sidecar{}, up.explain(err)
-		}
-	} else if err := t.whole(ctx, w, &manifest); err != nil {
+		err = t.writeWorkflows(ctx, w)
+	} else {
+		err = t.whole(ctx, w, &manifest)
+	}
+	if err = t.intact(ctx, err); err != nil {
 		return archive.Sidecar{}, up.explain(err)
 	}
 	for _, p := range t.census.Places {

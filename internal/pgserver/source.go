@@ -3,6 +3,7 @@ package pgserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -133,6 +134,41 @@ func (s *Source) Close() error {
 		s.cfg.Logger.Debug("source session not closed cleanly", "error", err)
 	}
 	return nil
+}
+
+// Intact fails (Busy) when a table was emptied, rewritten or dropped since the
+// snapshot was taken: TRUNCATE and many forms of ALTER TABLE leave it no rows that
+// the snapshot could show, and whoever reads later gets none and no error. Asked
+// when everything was read, it says that nothing is missing for this reason. It looks
+// at n8n's tables, with whole at all.
+func (s *Source) Intact(ctx context.Context, whole bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The catalog is read in the snapshot, the function answers for now.
+	rows, err := s.conn.Query(ctx, `SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+			AND ($1 OR n.nspname = $2 AND starts_with(c.relname, $3)) AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode
+		ORDER BY 1`, whole, s.cfg.Schema, s.cfg.TablePrefix)
+	if err != nil {
+		return explain(ctx, err, "looking for tables that were changed meanwhile")
+	}
+	changed, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return explain(ctx, err, "looking for tables that were changed meanwhile")
+	}
+	if len(changed) > 0 {
+		return problem.New(problem.Busy, "during the backup somebody emptied or rewrote %s: its rows cannot be relied on", some(quoted(changed))).
+			WithHint("n8n was probably being upgraded, or the database maintained: repeat the backup when that is done")
+	}
+	return nil
+}
+
+func quoted(names []string) []string {
+	list := make([]string, len(names))
+	for i, n := range names {
+		list[i] = fmt.Sprintf("table %q", n)
+	}
+	return list
 }
 
 // alive asks the session with the snapshot for an answer.

@@ -139,6 +139,45 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// TestEmptiedMeanwhile: what a snapshot cannot show any more must not count as a
+// table without rows.
+func TestEmptiedMeanwhile(t *testing.T) {
+	dsn := pgtest.New(t)
+	other, late := session(t, dsn), session(t, dsn)
+	run(t, other, `CREATE TABLE n8_kept (id int)`, `CREATE TABLE foreigner (id int)`)
+	for _, c := range []struct {
+		statement    string
+		rows         int // that who reads late in the snapshot gets, of 1
+		n8ns, anyone bool
+	}{
+		{`INSERT INTO n8_kept VALUES (2)`, 1, false, false},
+		{`ALTER TABLE n8_kept ADD COLUMN more int`, 1, false, false},
+		{`TRUNCATE foreigner`, 1, false, true},
+		{`ALTER TABLE n8_kept ALTER COLUMN id TYPE bigint`, 0, true, true},
+		{`TRUNCATE n8_kept`, 0, true, true},
+		{`DROP TABLE n8_kept`, -1, true, true},
+	} {
+		run(t, other, `TRUNCATE n8_kept`, `INSERT INTO n8_kept VALUES (1)`)
+		s := open(t, SourceConfig{DSN: dsn, TablePrefix: "n8_"})
+		run(t, other, c.statement)
+		if c.rows >= 0 {
+			run(t, late, `BEGIN ISOLATION LEVEL REPEATABLE READ`, `SET TRANSACTION SNAPSHOT '`+s.Snapshot()+`'`)
+			if n := value[int](t, late, `SELECT count(*) FROM n8_kept`); n != c.rows {
+				t.Errorf("%s: %d rows are read", c.statement, n)
+			}
+			run(t, late, `COMMIT`)
+		}
+		for whole, want := range map[bool]bool{false: c.n8ns, true: c.anyone} {
+			if err := s.Intact(t.Context(), whole); (err != nil) != want || want && problem.KindOf(err) != problem.Busy {
+				t.Errorf("%s, whole %t: %v", c.statement, whole, err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A role, a database and a server with limits that would end every backup.
 func TestLimitsForEverybody(t *testing.T) {
 	dsn := pgtest.New(t)
