@@ -58,8 +58,10 @@ func Copy(ctx context.Context, cfg CopyConfig, id archive.ID) (CopyResult, error
 	}
 	failpoint.Hit("copy.archive-stored")
 	_, err = cfg.To.Put(ctx, id.SidecarName(), bytes.NewReader(raw))
-	if errors.Is(err, blob.ErrExists) { // another copy was faster
-		_, err = c.there(ctx)
+	if errors.Is(err, blob.ErrExists) { // another copy was faster, if it is the same
+		if same, lookErr := c.there(ctx); same || lookErr != nil {
+			err = lookErr
+		}
 	}
 	if err != nil {
 		return c.CopyResult, c.wrap(err, cfg.To, "writing the sidecar of %q", id)

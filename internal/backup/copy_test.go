@@ -174,6 +174,19 @@ func TestCopyWithPutAlone(t *testing.T) {
 	}
 }
 
+// TestCopyBehindAStrangeSidecar: one that cannot be read need not be ours.
+func TestCopyBehindAStrangeSidecar(t *testing.T) {
+	s := newShelf(t)
+	id, to := s.add(day), blobtest.NewMemory(nil)
+	if _, err := to.Put(t.Context(), id.SidecarName(), strings.NewReader("another")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.copyTo(blobtest.NewFaulty(to, blobtest.Rule{Op: blobtest.Get, Fault: blobtest.NotStored}), id)
+	if problem.KindOf(err) != problem.Unreachable || !strings.Contains(err.Error(), "writing the sidecar") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestMissing(t *testing.T) {
 	s := newShelf(t)
 	a, b, c := s.add(0), s.add(day), s.add(2*day)
