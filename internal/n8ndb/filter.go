@@ -27,8 +27,8 @@ type RowFilter struct {
 // that belongs to them, unless dropWaiting. References to rows left out become NULL
 // where the schema allows it, and else their rows are left out, too, so that every
 // foreign key holds when the rows are loaded; tables that are no history get a
-// filter for that reason alone. References from tables of other schemas are not
-// looked at.
+// filter for that reason alone. References from tables of other schemas or
+// without the prefix are not looked at: they are not dumped.
 //
 // With a database that was opened with a snapshot the queries fit that snapshot
 // only. Neither they nor this function read execution_data beyond the rows kept.

@@ -84,7 +84,7 @@ func (p *filterPlan) read(ctx context.Context) error {
 	return nil
 }
 
-const filterTablesOf = ` n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition `
+const filterTablesOf = ` n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND starts_with(c.relname, $2) `
 
 // readColumns takes what is NOT NULL itself or by its type as required, and as
 // pinned columns of which a unique index might see NULLs as equal.
@@ -99,7 +99,7 @@ func (p *filterPlan) readColumns(ctx context.Context) error {
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		JOIN pg_type t ON t.oid = a.atttypid
-		WHERE`+filterTablesOf+`ORDER BY c.relname, a.attnum`, []any{p.v.db.schema}, 6, 0, func(cols []any) error {
+		WHERE`+filterTablesOf+`ORDER BY c.relname, a.attnum`, []any{p.v.db.schema, p.v.db.prefix}, 6, 0, func(cols []any) error {
 		name := textOf(cols[0])
 		t := p.tables[name]
 		if t == nil {
@@ -126,7 +126,7 @@ func (p *filterPlan) readReferences(ctx context.Context) error {
 		FROM pg_constraint k
 		JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_class r ON r.oid = k.confrelid AND r.relnamespace = n.oid
-		WHERE k.contype = 'f' AND k.conparentid = 0 AND`+filterTablesOf+`ORDER BY c.relname, k.conname`, []any{p.v.db.schema}, 6, 0, func(cols []any) error {
+		WHERE k.contype = 'f' AND k.conparentid = 0 AND`+filterTablesOf+`ORDER BY c.relname, k.conname`, []any{p.v.db.schema, p.v.db.prefix}, 6, 0, func(cols []any) error {
 		t := p.tables[textOf(cols[0])]
 		ref := filterReference{parent: textOf(cols[1])}
 		for i, into := range []*[]string{&ref.from, &ref.to, &ref.set} {
@@ -155,7 +155,7 @@ func (p *filterPlan) readReferences(ctx context.Context) error {
 func (p *filterPlan) readChecks(ctx context.Context) error {
 	_, err := p.v.rows(ctx, `SELECT c.relname, pg_get_expr(k.conbin, k.conrelid), (SELECT json_agg(a.attname) FROM pg_attribute a WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey))
 		FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE k.contype = 'c' AND k.conkey IS NOT NULL AND`+filterTablesOf+`ORDER BY c.relname, k.conname`, []any{p.v.db.schema}, 3, 0, func(cols []any) error {
+		WHERE k.contype = 'c' AND k.conkey IS NOT NULL AND`+filterTablesOf+`ORDER BY c.relname, k.conname`, []any{p.v.db.schema, p.v.db.prefix}, 3, 0, func(cols []any) error {
 		t := p.tables[textOf(cols[0])]
 		check := filterCheck{sql: textOf(cols[1])}
 		if err := json.Unmarshal(bytesOf(cols[2]), &check.columns); err != nil || t == nil {

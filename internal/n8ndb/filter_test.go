@@ -427,3 +427,17 @@ func TestFilterPlans(t *testing.T) {
 		}
 	}
 }
+
+// A table without the prefix is nobody's to dump, whatever it refers to.
+func TestFiltersLeaveOthersAlone(t *testing.T) {
+	dsn := pgtest.Restore(t, filepath.Join(snapFixtures, "2.41.1-postgres", "database.dump"))
+	filterPrefix(t, dsn, "shared", "n8n_")
+	filterExec(t, dsn, `CREATE TABLE shared.theirs (execution int REFERENCES shared.n8n_execution_entity ON DELETE CASCADE)`)
+	filters, err := filterOpenDB(t, PostgresConfig{DSN: dsn, Schema: "shared", TablePrefix: "n8n_"}).HistoryFilters(t.Context(), snapMust(ParseHistory("none")), false, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := filters["theirs"]; ok || len(filters) == 0 {
+		t.Errorf("%d filters, one for the table of others: %t", len(filters), ok)
+	}
+}
