@@ -131,10 +131,11 @@ func (d *dumper) choose(ctx context.Context) (err error) {
 	return err
 }
 
-// connection gives the loss of a connection its kind, wherever it was noticed.
-func connection(err error) error {
+// lost gives the loss of a connection to the database its kind, wherever it was
+// noticed.
+func (t *take) lost(err error) error {
 	var p *problem.Error
-	if errors.As(err, &p) && p.Kind != problem.Unexpected {
+	if t.Postgres == nil || errors.As(err, &p) && p.Kind != problem.Unexpected {
 		return err
 	}
 	var network net.Error

@@ -65,16 +65,13 @@ func Create(ctx context.Context, cfg Config) (*Result, error) {
 	t := &take{Config: cfg, work: work, kind: kind}
 	ctx, end, err := t.open(ctx)
 	if err != nil {
-		return nil, err
+		return nil, t.lost(err)
 	}
 	defer end()
 	t.fingerprint = <-fingerprint
 	sidecar, err := t.run(ctx)
 	if err != nil {
-		if err = yielded(ctx, err); t.dump != nil {
-			err = connection(err)
-		}
-		return nil, err
+		return nil, t.lost(yielded(ctx, err))
 	}
 	return &Result{Sidecar: sidecar, Targets: t.up.stored(), Findings: t.findings,
 		Failures: t.census.Failures, Warnings: t.warnings, Notes: t.notes, Elapsed: time.Since(start)}, nil

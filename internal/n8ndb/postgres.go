@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -89,7 +90,12 @@ func explainConnect(where, user string, err error) error {
 // explainPostgres says in words what PostgreSQL refused while reading.
 func explainPostgres(err error) error {
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
+	var network net.Error
+	switch {
+	case errors.As(err, &pg):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.As(err, &network):
+		return problem.Wrap(problem.Unreachable, err, "the connection to the server was lost").WithHint("try again when the server answers")
+	default:
 		return err
 	}
 	switch {
