@@ -76,6 +76,21 @@ func (s *dumpSweep) counts(tables []n8ndb.Table, prefix string, filters map[stri
 	return counts, nil
 }
 
+// sameRows compares what passed by with what the database counts in the same
+// snapshot: two numbers that come to be in different ways.
+func sameRows(dumped, counted []n8ndb.RowCount) error {
+	if len(dumped) != len(counted) {
+		return problem.New(problem.Unexpected, "the dump has %d tables, the database %d", len(dumped), len(counted))
+	}
+	for i, d := range dumped {
+		if d != counted[i] {
+			return problem.New(problem.Unexpected, "the dump has %d rows of table %q, the database %d of %q", d.Rows, d.Table, counted[i].Rows, counted[i].Table).
+				WithHint("no archive was kept; try the other engine, and report it")
+		}
+	}
+	return nil
+}
+
 // agree compares what was looked through with what was dumped, tables without rows
 // included.
 func (s *dumpSweep) agree(dumped map[string]int64) error {

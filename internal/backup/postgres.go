@@ -138,7 +138,7 @@ func (t *take) lost(err error) error {
 	if t.Postgres == nil || errors.As(err, &p) && p.Kind != problem.Unexpected {
 		return err
 	}
-	var network net.Error
+	var network *net.OpError // not net.Error, which every system error is: a full disk is no lost connection
 	lost := errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network)
 	// What the server says when it is stopped or has lost the session, and the driver when it has closed it.
 	for _, text := range []string{"SQLSTATE 57P", "SQLSTATE 08", "conn closed"} {
@@ -272,7 +272,7 @@ func (t *take) writeKept(ctx context.Context, w *archive.Writer, look *sweepers)
 		}
 		number++
 		_, err := pgdump.CopyRows(ctx, pgdump.CopyConfig{DSN: d.DSN, Snapshot: d.source.Snapshot(), AppName: d.app, Schema: t.db.Schema(), Table: table,
-			Filter: pgdump.Filter(f), First: number, Emit: t.emit(w, KeptFolder, look)})
+			Filter: pgdump.Filter(f), First: number, LockTimeout: lockTimeout, Emit: t.emit(w, KeptFolder, look)})
 		if err != nil {
 			return err
 		}

@@ -250,11 +250,18 @@ func (t *take) whole(ctx context.Context, w *archive.Writer, manifest *archive.M
 		return err
 	}
 	if t.dump != nil {
-		if err := t.write(ctx, w); err != nil { // which sweeps and counts on the way
+		var counts []n8ndb.RowCount
+		if err := t.together(ctx,
+			func(ctx context.Context) error { return t.write(ctx, w) }, // which sweeps and counts on the way
+			func(ctx context.Context) (err error) {
+				counts, err = t.db.FilteredCounts(ctx, t.dump.filters)
+				return err
+			},
+		); err != nil {
 			return err
 		}
-		manifest.Tables = tableCounts(t.dump.counts)
-		return nil
+		manifest.Tables = tableCounts(counts)
+		return sameRows(t.dump.counts, counts)
 	}
 	if err := t.together(ctx,
 		func(ctx context.Context) error { return t.sweep(ctx) },

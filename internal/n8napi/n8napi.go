@@ -139,9 +139,11 @@ func (c *Client) byStatus(ctx context.Context, status string, most int) (list []
 				WithHint("the address must be the one of n8n itself; a page of a proxy or a login answered")
 		}
 		for _, e := range p.Data {
-			// Versions that ignore the filter would list everything.
-			if e.Status != "" && e.Status != status || len(list) == most {
-				continue
+			if e.Status != "" && e.Status != status {
+				return nil, false, nil // a version that ignores the filter would be read to the end of its history
+			}
+			if len(list) == most {
+				break
 			}
 			one := Execution{ID: plain(e.ID), WorkflowID: plain(e.WorkflowID), Status: status}
 			if e.StartedAt != nil {
@@ -149,7 +151,7 @@ func (c *Client) byStatus(ctx context.Context, status string, most int) (list []
 			}
 			list = append(list, one)
 		}
-		if p.NextCursor == "" || len(p.Data) == 0 {
+		if p.NextCursor == "" || len(p.Data) == 0 || p.NextCursor == query.Get("cursor") {
 			break
 		}
 		query.Set("cursor", p.NextCursor)

@@ -129,9 +129,10 @@ func Dump(ctx context.Context, cfg DumpConfig) (Report, error) {
 // CopyConfig says which rows of one table to copy.
 type CopyConfig struct {
 	DSN, Snapshot, AppName string
-	Schema, Table          string // Schema "": public
-	Filter                 Filter // Query "": no rows
-	First                  int    // number of the table in the names of the files; 0: 1
+	Schema, Table          string        // Schema "": public
+	Filter                 Filter        // Query "": no rows
+	First                  int           // number of the table in the names of the files; 0: 1
+	LockTimeout            time.Duration // how long to wait for a lock on the table; 0: for ever
 	Emit                   func(name string, body []byte) error
 }
 
@@ -141,7 +142,7 @@ func CopyRows(ctx context.Context, cfg CopyConfig) (int64, error) {
 	if cfg.Filter.Query == "" {
 		return 0, nil
 	}
-	r, err := openReader(ctx, cfg.DSN, cfg.AppName, cfg.Snapshot, 0)
+	r, err := openReader(ctx, cfg.DSN, cfg.AppName, cfg.Snapshot, cfg.LockTimeout)
 	if err != nil {
 		return 0, err
 	}

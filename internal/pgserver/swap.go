@@ -36,20 +36,28 @@ func (t *Target) Swap(ctx context.Context, n *Temporary, id string, endOthers bo
 	if err := t.revive(ctx); err != nil {
 		return Swapped{}, err
 	}
-	if n.dest.Exists && !endOthers {
+	refuse := func() error {
+		if !n.dest.Exists || endOthers {
+			return nil
+		}
 		others, err := t.sessions(ctx, t.name)
-		if err != nil {
-			return Swapped{}, err
+		if err == nil && len(others) > 0 {
+			err = inUse(t.name, others)
 		}
-		if len(others) > 0 {
-			return Swapped{}, inUse(t.name, others)
-		}
+		return err
+	}
+	if err := refuse(); err != nil {
+		return Swapped{}, err
 	}
 	kept := ""
 	if n.dest.Exists {
 		kept = affixed(t.name, infixKept+t.cfg.Now().UTC().Format("20060102")+"_"+n.suffix)
 	}
 	if err := t.closeBoth(ctx, n, id); err != nil {
+		return t.settle(ctx, n, kept, err)
+	}
+	// Nobody can come any more; who came since the first look is not ended unasked.
+	if err := refuse(); err != nil {
 		return t.settle(ctx, n, kept, err)
 	}
 	err := t.endSessions(ctx, n.Name)
