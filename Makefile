@@ -27,8 +27,7 @@ fmt:
 	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
 
 test: setup servers lint
-	go test -timeout 20m ./...
-	go test -race -timeout 30m ./...
+	go test -race -timeout 40m ./...
 
 e2e: setup servers build
 	for v in $(E2E); do scripts/install-n8n $$v || exit 1; done
@@ -43,6 +42,7 @@ soak: setup servers build
 bench: setup servers build
 	go test -run '^$$' -bench . -benchmem ./...
 	scripts/bench
+	scripts/bench-postgres
 
 clean:
 	rm -rf bin dist
