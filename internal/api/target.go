@@ -37,7 +37,7 @@ type Prune struct {
 	DryRun   bool              `json:"dry_run"`
 	Policy   map[string]Policy `json:"policy"`   // of "archives" and "workflows"
 	Archives []Decision        `json:"archives"` // newest first
-	ToProve  []string          `json:"to_prove"` // the newest good ones, read before anything goes
+	ToProve  []string          `json:"to_prove"` // the newest good ones, of keys too, read before anything goes
 	Proved   []string          `json:"proved"`   // those that were, and were sound
 	Removed  int64             `json:"removed"`  // with dry_run: that would be
 	Kept     int64             `json:"kept"`

@@ -142,5 +142,6 @@ func (a *App) pruneDoc(plan *backup.Prune, policies map[retention.Kind]retention
 		}
 	}
 	slices.Sort(doc.ToProve)
+	doc.ToProve = slices.Compact(doc.ToProve) // one may be demanded for a group and for a key
 	return doc
 }

@@ -254,6 +254,92 @@ func TestPruneByKeyAndKind(t *testing.T) {
 	}
 }
 
+// TestLastSoundArchiveOfAnOldKey: the one that the policy keeps for it has rotted,
+// or was forged with its fingerprint.
+func TestLastSoundArchiveOfAnOldKey(t *testing.T) {
+	const k1 = "n8k1-old"
+	old := func(d *archive.Sidecar) { d.KeyFingerprint = k1 }
+	rot := func(s *shelf, id archive.ID) {
+		s.memory.Tamper(id.ArchiveName(), func(b []byte) []byte { b[3] ^= 1; return b })
+	}
+	for _, verified := range []bool{false, true} { // the newest archive, which is of another key
+		s := newShelf(t)
+		a, b, c := s.add(0), s.add(day, old), s.add(2*day, old)
+		s.add(3*day, old)
+		if verified {
+			s.remember(a, backup.Quick, noon, nil)
+		}
+		s.remember(b, backup.Quick, noon.Add(-8*day), nil)
+		rot(s, b)
+		res, err := s.plan(retention.Policy{Last: 1}).Apply(t.Context())
+		if problem.KindOf(err) != problem.Partial || !strings.Contains(err.Error(), "1 archive removed, 1 archive not: archive \""+string(b)+"\" is damaged") {
+			t.Errorf("got %v", err)
+		}
+		if diff := cmp.Diff(objects(a, b, c), s.names()); diff != "" {
+			t.Error(diff)
+		}
+		if got := res.Archives[2].Reason; got != "the newest that key n8k1-old opens and that was verified here, just now" {
+			t.Errorf("%q", got)
+		}
+	}
+
+	// None is sound: all of that key stay, the others go.
+	s := newShelf(t)
+	a := s.add(0)
+	s.add(time.Hour)
+	b, c, d := s.add(day, old), s.add(2*day, old), s.add(3*day, old, func(d *archive.Sidecar) { d.State = archive.StateDegraded })
+	rot(s, b)
+	rot(s, c)
+	res, err := s.plan(retention.Policy{Last: 1}).Apply(t.Context())
+	if problem.KindOf(err) != problem.Partial || res.Removed != 1 || !slices.Equal(res.Proved, []string{string(a)}) {
+		t.Errorf("%+v %v", res, err)
+	}
+	if diff := cmp.Diff(objects(a, b, c, d), s.names()); diff != "" {
+		t.Error(diff)
+	}
+	if got := res.Archives[4].Reason; got != "no archive that key n8k1-old opens could be verified first" {
+		t.Errorf("%q", got)
+	}
+
+	// A thief of the signing key vouches for nothing, and makes it look like k1's.
+	s = newShelf(t)
+	a, b = s.add(0), s.add(day, old)
+	forged := s.add(time.Hour, old, func(d *archive.Sidecar) { d.SHA256 = strings.Repeat("0", 64) })
+	s.remember(a, backup.Quick, noon, nil)
+	if _, err := s.plan(retention.Policy{Last: 1}).Apply(t.Context()); problem.KindOf(err) != problem.Partial {
+		t.Errorf("got %v", err)
+	}
+	if diff := cmp.Diff(objects(b, forged, a), s.names()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestArchiveReplacedAfterThePlan: the proof is of what was planned with, not of
+// what lies there by then.
+func TestArchiveReplacedAfterThePlan(t *testing.T) {
+	s := newShelf(t)
+	a, b := s.add(0), s.add(day)
+	s.add(2 * day)
+	plan := s.plan(retention.Policy{Last: 1})
+	_, content, sidecar := s.sign(noon, s.key, func(d *archive.Sidecar) { d.ID = a })
+	s.memory.Tamper(a.ArchiveName(), func([]byte) []byte { return content })
+	s.memory.Tamper(a.SidecarName(), func([]byte) []byte { return sidecar })
+	res, err := plan.Apply(t.Context())
+	if problem.KindOf(err) != problem.Partial || !strings.Contains(err.Error(), "archive \""+string(a)+"\" has another sidecar than when the target was listed") || !strings.Contains(problem.HintOf(err), "find out who did") {
+		t.Fatalf("got %v (hint %q)", err, problem.HintOf(err))
+	}
+	if !slices.Equal(res.Proved, []string{string(b)}) || res.Archives[0].Reason != "not found as it was listed, just now" {
+		t.Errorf("%+v", res)
+	}
+	if diff := cmp.Diff(objects(a, b), s.names()); diff != "" {
+		t.Error(diff)
+	}
+	known, err := s.state.Verifications(t.Context(), s.memory.Properties().Location)
+	if err != nil || len(known[string(a)]) != 0 || len(known[string(b)]) != 1 {
+		t.Errorf("%+v %v", known, err)
+	}
+}
+
 func TestPruneOfOneInstance(t *testing.T) {
 	s := newShelf(t)
 	s.add(0)

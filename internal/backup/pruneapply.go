@@ -37,7 +37,7 @@ const removers = 8
 
 // Apply proves what the plan demands, then removes what it says and nothing else.
 // Before the newest good archive of an instance was read and found sound, nothing
-// of it goes. A failure does not end it: the result says what became of each
+// of it goes, and nothing that a key opens before one that it opens was. A failure does not end it: the result says what became of each
 // archive, and the error, of kind Partial, how many were left.
 //
 // Of an archive the sidecar goes first. It is what makes the archive exist, so a
@@ -51,7 +51,7 @@ func (p *Prune) Apply(ctx context.Context) (*PruneResult, error) {
 	if err := p.cfg.State.SeeClock(ctx, where, p.Clock.Now()); err != nil {
 		return nil, err
 	}
-	a := &pruning{Prune: p, fate: map[string]Pruned{}, res: &PruneResult{}}
+	a := &pruning{Prune: p, looked: map[string]error{}, fate: map[string]Pruned{}, res: &PruneResult{}}
 	for _, proof := range p.Proofs {
 		if err := a.prove(ctx, proof); err != nil {
 			return nil, err
@@ -64,6 +64,8 @@ func (p *Prune) Apply(ctx context.Context) (*PruneResult, error) {
 type pruning struct {
 	*Prune
 	res *PruneResult
+
+	looked map[string]error // what reading an archive came to
 
 	mu   sync.Mutex
 	fate map[string]Pruned // where it is not as planned, or done
@@ -83,35 +85,79 @@ func (a *pruning) prove(ctx context.Context, proof retention.Proof) error {
 	for _, d := range a.Decisions {
 		decisions[d.ID] = d
 	}
+	if len(a.awaiting(proof)) == 0 {
+		return nil // a wider proof has failed, and all of it stays
+	}
+	reason, nothing := "newest good that was verified here, just now", "no good archive of it could be verified first"
+	if proof.Key != "" {
+		reason = "the newest that key " + proof.Key + " opens and that was verified here, just now"
+		nothing = "no archive that key " + proof.Key + " opens could be verified first"
+	}
 	var last error
 	for _, id := range proof.Candidates {
-		l, d := a.byID[id], decisions[id]
-		_, err := Verify(ctx, VerifyConfig{Store: a.cfg.Store, ID: l.ID, Level: Quick, Trust: a.cfg.Trust, Logger: a.cfg.logger(), Progress: a.cfg.Progress})
-		if ctx.Err() != nil {
-			return problem.New(problem.Interrupted, "pruning: interrupted before anything was removed").WithHint("run the command again")
-		}
-		if rerr := Remember(ctx, a.cfg.State, a.cfg.Store.Properties().Location, l.Sidecar, Quick, a.cfg.Now(), err); rerr != nil {
-			return rerr
+		d := decisions[id]
+		err, known := a.looked[id]
+		if !known {
+			var stop error
+			if err, stop = a.look(ctx, a.byID[id]); stop != nil {
+				return stop
+			}
+			a.looked[id] = err
 		}
 		if err == nil {
-			a.res.Proved = append(a.res.Proved, id)
+			if !known {
+				a.res.Proved = append(a.res.Proved, id)
+			}
 			if !d.Keep {
-				a.decide(d, Pruned{Decision: retention.Decision{Keep: true, Reason: "newest good that was verified here, just now"}})
+				a.decide(d, Pruned{Decision: retention.Decision{Keep: true, Reason: reason}})
 			}
 			return nil
 		}
 		last = err
-		if k := problem.KindOf(err); k != problem.Damaged && k != problem.Untrusted && k != problem.NotFound {
-			break // it could not be read, and so could not the others
+		found := "found damaged just now"
+		switch problem.KindOf(err) {
+		case problem.Damaged:
+		case problem.Untrusted, problem.NotFound:
+			found = "not found as it was listed, just now"
+		default:
+			found = "" // it could not be read, and so could not the others
 		}
-		a.decide(d, Pruned{Decision: retention.Decision{Keep: true, Reason: "found damaged just now"}, Err: err})
+		if found == "" {
+			break
+		}
+		a.decide(d, Pruned{Decision: retention.Decision{Keep: true, Reason: found}, Err: err})
 	}
-	for _, d := range a.Decisions {
-		if !d.Keep && d.Hold == "" && d.State != retention.Incomplete && proof.Same(d.Item) && a.fate[d.ID].Err == nil {
-			a.decide(d, Pruned{Decision: retention.Decision{Keep: true, Reason: "no good archive of it could be verified first"}, Err: last})
-		}
+	for _, d := range a.awaiting(proof) {
+		a.decide(d, Pruned{Decision: retention.Decision{Keep: true, Reason: nothing}, Err: last})
 	}
 	return nil
+}
+
+// awaiting is what a proof is for and is still to go.
+func (a *pruning) awaiting(proof retention.Proof) []retention.Decision {
+	var list []retention.Decision
+	for _, d := range a.Decisions {
+		_, decided := a.fate[d.ID]
+		if !d.Keep && d.Hold == "" && d.State != retention.Incomplete && proof.Same(d.Item) && !decided {
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
+// look reads an archive and remembers what that came to; stop ends the prune.
+func (a *pruning) look(ctx context.Context, l Listed) (outcome, stop error) {
+	v, err := Verify(ctx, VerifyConfig{Store: a.cfg.Store, ID: l.ID, Level: Quick, Trust: a.cfg.Trust, Logger: a.cfg.logger(), Progress: a.cfg.Progress})
+	if ctx.Err() != nil {
+		return nil, problem.New(problem.Interrupted, "pruning: interrupted before anything was removed").WithHint("run the command again")
+	}
+	// The plan rests on the sidecar that was listed, perhaps long ago; what was read
+	// by another says nothing of that one.
+	if v != nil && (v.Sidecar.SHA256 != l.Sidecar.SHA256 || v.Sidecar.KeyFingerprint != l.Sidecar.KeyFingerprint) {
+		return problem.New(problem.Untrusted, "archive %q has another sidecar than when the target was listed", l.ID).
+			WithHint("n8keep never replaces a sidecar; find out who did, then run the command again"), nil
+	}
+	return err, Remember(ctx, a.cfg.State, a.cfg.Store.Properties().Location, l.Sidecar, Quick, a.cfg.Now(), err)
 }
 
 func (a *pruning) remove(ctx context.Context) {

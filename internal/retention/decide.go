@@ -50,9 +50,7 @@ func Decide(items []Item, cfg Config) Plan {
 		plan.Decisions = append(plan.Decisions, d.decision(i))
 	}
 	for _, g := range d.order {
-		if p, needed := d.proof(g); needed {
-			plan.Proofs = append(plan.Proofs, p)
-		}
+		plan.Proofs = append(plan.Proofs, d.proofs(g)...)
 	}
 	return plan
 }
@@ -151,27 +149,49 @@ func (d *decider) newest(list []Item) {
 
 func verified(i Item) bool { return !i.Verified.IsZero() }
 
-// keys keeps an archive for each key that somebody may still have.
-func (d *decider) keys(list []Item) {
-	newest, count := map[string]Item{}, map[string]int{}
+// keyed are the archives of each key that somebody may still have, newest first.
+func (d *decider) keyed(list []Item) (keys []string, of map[string][]Item) {
+	of = map[string][]Item{}
 	for _, i := range list {
 		if i.Key == "" || slices.Contains(d.ForgottenKeys, i.Key) {
 			continue
 		}
-		count[i.Key]++
-		if n, ok := newest[i.Key]; !ok || i.State < n.State {
-			newest[i.Key] = i
+		if of[i.Key] == nil {
+			keys = append(keys, i.Key)
 		}
+		of[i.Key] = append(of[i.Key], i)
 	}
-	for key, i := range newest {
-		switch {
+	return keys, of
+}
+
+// keys keeps of each key the newest archive, which only its sidecar may call good,
+// and the newest that was found sound here.
+func (d *decider) keys(list []Item) {
+	keys, of := d.keyed(list)
+	for _, key := range keys {
+		switch i := best(of[key]); {
 		case d.reasons[i.ID] != nil: // it stays anyway
-		case count[key] == 1:
+		case len(of[key]) == 1:
 			d.keep(i, "the only one that key "+key+" opens")
 		default:
 			d.keep(i, "the newest that key "+key+" opens")
 		}
+		if proved := only(of[key], verified); len(proved) > 0 {
+			if i := best(proved); d.reasons[i.ID] == nil {
+				d.keep(i, "the newest that was verified here and key "+key+" opens")
+			}
+		}
 	}
+}
+
+// best is the newest good one, or the newest if none is good.
+func best(list []Item) Item { return goodOrAll(list)[0] }
+
+func goodOrAll(list []Item) []Item {
+	if good := only(list, func(i Item) bool { return i.State == Good }); len(good) > 0 {
+		return good
+	}
+	return list
 }
 
 func (d *decider) decision(i Item) Decision {
@@ -184,23 +204,52 @@ func (d *decider) decision(i Item) Decision {
 	return Decision{Item: i, Reason: d.removed[i.ID]}
 }
 
-func (d *decider) proof(g group) (Proof, bool) {
+// proofs are what the group as a whole needs, then each of its keys.
+func (d *decider) proofs(g group) []Proof {
 	list := d.counted[g]
-	if !slices.ContainsFunc(list, func(i Item) bool { return !d.decision(i).Keep }) {
-		return Proof{}, false
+	if !d.loses(list) {
+		return nil
 	}
-	good := only(list, func(i Item) bool { return i.State == Good })
-	if len(good) == 0 {
-		good = list
+	var proofs []Proof
+	good := goodOrAll(list)
+	if proved := only(good, verified); len(proved) == 0 || good[0].Stored.Sub(proved[0].Stored) > proofAge {
+		proofs = append(proofs, Proof{Instance: g.instance, Signer: g.signer, Kind: g.kind, Candidates: ids(good)})
 	}
-	if proved := only(good, verified); len(proved) > 0 && good[0].Stored.Sub(proved[0].Stored) <= proofAge {
-		return Proof{}, false
+	if g.kind != Archives {
+		return proofs
 	}
-	p := Proof{Instance: g.instance, Signer: g.signer, Kind: g.kind}
-	for _, i := range good {
-		p.Candidates = append(p.Candidates, i.ID)
+	keys, of := d.keyed(list)
+	for _, key := range keys {
+		good := goodOrAll(of[key])
+		p := Proof{Instance: g.instance, Signer: g.signer, Kind: g.kind, Key: key, Candidates: ids(good)}
+		switch {
+		case !d.loses(of[key]):
+		case slices.ContainsFunc(good, d.provedLately):
+		case len(proofs) > 0 && slices.Equal(proofs[0].Candidates, p.Candidates): // it demands the same
+		default:
+			proofs = append(proofs, p)
+		}
 	}
-	return p, true
+	return proofs
+}
+
+func (d *decider) loses(list []Item) bool {
+	return slices.ContainsFunc(list, func(i Item) bool { return !d.decision(i).Keep })
+}
+
+// provedLately says that i stays and was found sound within the last days. Archives
+// of a key that is no longer in use become no newer, so here the time of the look
+// counts: what was sound years ago may have rotted.
+func (d *decider) provedLately(i Item) bool {
+	return verified(i) && d.Now.Sub(i.Verified).Abs() <= proofAge && d.decision(i).Keep
+}
+
+func ids(list []Item) []string {
+	var out []string
+	for _, i := range list {
+		out = append(out, i.ID)
+	}
+	return out
 }
 
 func only(list []Item, want func(Item) bool) []Item {

@@ -2,6 +2,7 @@ package retention_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ func collection(t *rapid.T) []retention.Item {
 			// Mostly as stored.
 			Created: stored.Add(-time.Duration(max(0, rapid.IntRange(-60*24, 60*24).Draw(t, l("skew in hours")))) * hour), Stored: stored}
 		if rapid.IntRange(0, 5).Draw(t, l("verified")) == 0 {
-			i.Verified = now.Add(-hour)
+			i.Verified = now.Add(-rapid.SampledFrom([]time.Duration{hour, 100 * day}).Draw(t, l("verified since")))
 		}
 		if rapid.IntRange(0, 9).Draw(t, l("held")) == 0 {
 			i.Hold = "altered"
@@ -67,7 +68,8 @@ type groupOf struct {
 func of(i retention.Item) groupOf { return groupOf{i.Instance, i.Signer, i.Kind} }
 
 // TestNeverTheLast: of each group the newest good archive stays, by either time,
-// the newest verified one, and one for each key that is not given up.
+// the newest verified one, and one for each key that is not given up: the newest,
+// the newest verified one, and one that is sound, whichever have rotted unseen.
 func TestNeverTheLast(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		items, cfg := collection(t), config(t)
@@ -75,9 +77,16 @@ func TestNeverTheLast(t *testing.T) {
 			cfg.ForgottenKeys = []string{"k3"}
 		}
 		stays := map[string]bool{}
-		for _, i := range kept(retention.Decide(items, cfg)) {
+		plan := retention.Decide(items, cfg)
+		for _, i := range kept(plan) {
 			stays[i.ID] = true
 		}
+		rotten := map[string]bool{} // but for what was found sound just now
+		for _, i := range items {
+			rotten[i.ID] = now.Sub(i.Verified) > hour && rapid.Bool().Draw(t, "rotten "+i.ID)
+		}
+		left := carriedOut(plan, rotten)
+		sound, soundBefore := map[string]bool{}, map[string]bool{}
 		keys, keysBefore := map[string]bool{}, map[string]bool{}
 		for _, i := range items {
 			if !counts(i) {
@@ -87,6 +96,15 @@ func TestNeverTheLast(t *testing.T) {
 				name := fmt.Sprint(of(i), i.Key)
 				keysBefore[name] = true
 				keys[name] = keys[name] || stays[i.ID]
+				if !rotten[i.ID] {
+					soundBefore[name] = true
+					sound[name] = sound[name] || left[i.ID]
+				}
+				if !i.Verified.IsZero() && !stays[i.ID] && !slices.ContainsFunc(items, func(j retention.Item) bool {
+					return counts(j) && of(j) == of(i) && j.Key == i.Key && !j.Verified.IsZero() && stays[j.ID] && (j.State < i.State || j.State == i.State && !j.Stored.Before(i.Stored))
+				}) {
+					t.Fatalf("%+v goes, and no newer one that was verified stays for its key", i)
+				}
 			}
 			if i.State != retention.Good || stays[i.ID] {
 				continue
@@ -110,7 +128,32 @@ func TestNeverTheLast(t *testing.T) {
 				t.Fatalf("nothing is left for %s", name)
 			}
 		}
+		for name := range soundBefore {
+			if !sound[name] {
+				t.Fatalf("nothing sound is left for %s", name)
+			}
+		}
 	})
+}
+
+// carriedOut is what a plan leaves when each proof reads its candidates until one
+// is not rotten, which stays, as do all that it is about when there is none.
+func carriedOut(plan retention.Plan, rotten map[string]bool) map[string]bool {
+	left := map[string]bool{}
+	for _, i := range kept(plan) {
+		left[i.ID] = true
+	}
+	for _, p := range plan.Proofs {
+		n := slices.IndexFunc(p.Candidates, func(id string) bool { return !rotten[id] })
+		if n >= 0 {
+			left[p.Candidates[n]] = true
+			continue
+		}
+		for _, d := range plan.Decisions {
+			left[d.ID] = left[d.ID] || counts(d.Item) && p.Same(d.Item)
+		}
+	}
+	return left
 }
 
 // TestNeverRemovesWhatIsNotOurs: held, locked, and what may still be under way.

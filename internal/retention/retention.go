@@ -20,8 +20,8 @@
 //
 // Whatever the policy says, these stay: the newest good archive, also when the
 // target's order and the archives' own differ; the newest good one that was
-// verified on the pruner's side; the newest that each known key opens; what is
-// locked; what another signer signed, what was altered, damaged or cut, because
+// verified on the pruner's side; the newest that each known key opens, and the
+// newest of these that was verified on the pruner's side; what is locked; what another signer signed, what was altered, damaged or cut, because
 // somebody should look at it; what is incomplete and younger than a day.
 package retention
 
@@ -122,17 +122,20 @@ type Plan struct {
 // Proof is demanded for a group of which something is removed while its newest
 // good archives were not verified here: one of Candidates has to be found sound
 // first. It then stays, whatever the decision about it; if none is sound, nothing
-// of the group may be removed.
+// of the group may be removed. With a Key it is about the archives of the group
+// that this key opens, all of Candidates being such: it is demanded when one of
+// them is removed and none that stays was found sound here within a week.
 type Proof struct {
 	Instance   string
 	Signer     string
 	Kind       Kind
+	Key        string   // fingerprint; "" for the whole group
 	Candidates []string // ids, newest first
 }
 
-// Same reports whether an item is of the group that p is about.
+// Same reports whether an item is of the group, and of the key, that p is about.
 func (p Proof) Same(i Item) bool {
-	return i.Instance == p.Instance && i.Signer == p.Signer && i.Kind == p.Kind
+	return i.Instance == p.Instance && i.Signer == p.Signer && i.Kind == p.Kind && (p.Key == "" || i.Key == p.Key)
 }
 
 const (
@@ -142,6 +145,7 @@ const (
 	// incompleteAge is how long an archive may be without its sidecar.
 	incompleteAge = 24 * time.Hour
 	// proofAge is how much older than the newest good archive the newest verified
-	// one may be, so that a daily prune does not read an archive every day.
+	// one may be, so that a daily prune does not read an archive every day, and how
+	// long ago one of a key may have been looked at.
 	proofAge = 7 * 24 * time.Hour
 )

@@ -79,6 +79,8 @@ func TestReasons(t *testing.T) {
 			"a": "kept: last 1, newest good", "b": "removed: not among last 1", "c": "kept: the only one that key k1 opens"}},
 		{"verified here", retention.Policy{Last: 1}, []retention.Item{item("a", 0), item("b", day, verified), item("c", 2*day, verified)}, nil, map[string]string{
 			"a": "kept: last 1, newest good", "b": "kept: newest good that was verified here", "c": "removed: not among last 1"}},
+		{"verified here, of a key", retention.Policy{Last: 1}, []retention.Item{item("a", 0, key("k2"), verified), item("b", day), item("c", 2*day, verified), item("d", 3*day, verified), item("e", 4*day)}, nil, map[string]string{
+			"a": "kept: last 1, newest good", "b": "kept: the newest that key k1 opens", "c": "kept: the newest that was verified here and key k1 opens", "d": "removed: not among last 1", "e": "removed: not among last 1"}},
 		{"locked", retention.Policy{Last: 1}, []retention.Item{item("a", 0), item("b", day, locked(day)), item("c", 2*day, locked(-hour)), item("d", 3*day, incomplete, locked(hour))}, nil, map[string]string{
 			"a": "kept: last 1, newest good", "b": "kept: locked until 2026-11-21T12:00:00Z", "c": "removed: not among last 1", "d": "kept: locked until 2026-11-20T13:00:00Z"}},
 		{"incomplete", retention.Policy{Last: 1}, []retention.Item{item("a", 23*hour, incomplete), item("b", 24*hour, incomplete), item("c", 30*day)}, nil, map[string]string{
@@ -137,6 +139,11 @@ func TestProofs(t *testing.T) {
 	verified := func(i *retention.Item) { i.Verified = now }
 	degraded := func(i *retention.Item) { i.State = retention.Degraded }
 	other := func(i *retention.Item) { i.Signer = "s2" }
+	key := func(k string) func(*retention.Item) { return func(i *retention.Item) { i.Key = k } }
+	longAgo := func(i *retention.Item) { i.Verified = now.Add(-7*day - hour) }
+	keyProof := func(k string, ids ...string) retention.Proof {
+		return retention.Proof{Instance: "prod", Signer: "s1", Kind: retention.Archives, Key: k, Candidates: ids}
+	}
 	proof := func(signer string, ids ...string) []retention.Proof {
 		return []retention.Proof{{Instance: "prod", Signer: signer, Kind: retention.Archives, Candidates: ids}}
 	}
@@ -150,11 +157,21 @@ func TestProofs(t *testing.T) {
 		{"looked this week", []retention.Item{item("a", 0), item("b", 7*day, verified), item("c", 8*day)}, nil},
 		{"looked too long ago", []retention.Item{item("a", 0), item("b", 7*day+hour, verified), item("c", 8*day)}, proof("s1", "a", "b", "c")},
 		{"none is good", []retention.Item{item("a", 0, degraded), item("b", day, degraded)}, proof("s1", "a", "b")},
+		{"an old key", []retention.Item{item("a", 0, key("k2")), item("b", day), item("c", 2*day)}, append(proof("s1", "a", "b", "c"), keyProof("k1", "b", "c"))},
+		{"an old key whose kept one was looked at", []retention.Item{item("a", 0, key("k2"), verified), item("b", day), item("c", 2*day, verified), item("d", 3*day)}, nil},
+		{"an old key whose looked at one would go", []retention.Item{item("a", 0, key("k2"), verified), item("b", day, longAgo), item("c", 2*day, verified)}, []retention.Proof{keyProof("k1", "b", "c")}},
+		{"an old key looked at too long ago", []retention.Item{item("a", 0, key("k2"), verified), item("b", day, longAgo), item("c", 2*day)}, []retention.Proof{keyProof("k1", "b", "c")}},
+		{"of an old key nothing goes", []retention.Item{item("a", 0, key("k2")), item("b", day), item("c", 2*day, key("k2"))}, append(proof("s1", "a", "b", "c"), keyProof("k2", "a", "c"))},
+		{"an old key without a good one", []retention.Item{item("a", 0, key("k2"), verified), item("b", day, degraded), item("c", 2*day, degraded)}, []retention.Proof{keyProof("k1", "b", "c")}},
 		{"only where something goes", []retention.Item{item("a", 0), item("b", 0, other), item("c", day, other)}, proof("s2", "b", "c")},
 	} {
 		if diff := cmp.Diff(c.want, decide(c.items, retention.Policy{Last: 1}).Proofs); diff != "" {
 			t.Errorf("%s: %s", c.name, diff)
 		}
+	}
+	given := decide([]retention.Item{item("a", 0, key("k2"), verified), item("b", day), item("c", 2*day)}, retention.Policy{Last: 1}, "k1")
+	if len(given.Proofs) > 0 || given.Decisions[2].Keep {
+		t.Errorf("a key that was given up: %+v", given)
 	}
 }
 
