@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -50,6 +51,9 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	in, err := a.instance(io)
 	if err != nil {
 		return nil, err
+	}
+	if o.WaitLimit < 0 || o.YieldAfter < 0 {
+		return nil, problem.New(problem.Usage, "--wait-limit and --yield-after take a time from now on").WithHint("write them as 30s or 10m")
 	}
 	if o.Only != "" && o.Only != backup.OnlyWorkflows {
 		return nil, problem.New(problem.Usage, "--only %q: only workflows can be archived alone", o.Only).WithHint("use --only workflows, or leave it out")
@@ -125,13 +129,7 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	if s.State != archive.StateGood {
 		return doc, degradedProblem(doc, in)
 	}
-	for _, t := range res.Targets {
-		if t.Err != nil {
-			return doc, problem.Wrap(problem.Partial, t.Err, "backup %q is good, but not in every target: %s", doc.ID, t.Target).
-				WithHint("put it there later: \"n8keep backup copy %s --target %s --to %s\"", doc.ID, okTarget(res.Targets), t.Target)
-		}
-	}
-	return doc, nil
+	return doc, missingProblem(doc.ID, o.Targets, res.Targets)
 }
 
 // postgres is what the options, or else the configuration, say about a dump; nil
@@ -167,14 +165,43 @@ func storedDocs(stored []backup.Stored) []api.Stored {
 	return docs
 }
 
-func okTarget(stored []backup.Stored) string {
-	for _, s := range stored {
-		if s.Err == nil {
-			return s.Target
+// missingProblem names the targets that the archive is not in. The hint repeats
+// them as they were given: their parameters say whether a copy is locked.
+func missingProblem(id string, given []string, stored []backup.Stored) error {
+	good := ""
+	for i, t := range stored {
+		if t.Err == nil {
+			good = given[i]
+			break
 		}
 	}
-	return ""
+	var e *problem.Error
+	for i, t := range stored {
+		switch {
+		case t.Err == nil:
+			continue
+		case e == nil:
+			e = problem.Wrap(problem.Partial, t.Err, "backup %q is good, but not in every target: %s", id, t.Target)
+		default:
+			e.Msg += "; nor in " + t.Target + ": " + t.Err.Error()
+		}
+		e.WithHint("put it there later: n8keep backup copy %s --target %s --to %s", id, shellWord(good), shellWord(given[i]))
+	}
+	if e == nil {
+		return nil
+	}
+	return e
 }
+
+// shellWord writes a text so that a shell takes it as one word.
+func shellWord(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./~-]+$`)
 
 func degradedProblem(doc *api.Backup, in *instance) error {
 	var parts []string

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/n8keep/n8keep/archive"
@@ -131,11 +132,17 @@ func (d *dumper) choose(ctx context.Context) (err error) {
 	return err
 }
 
-// lost gives the loss of a connection to the database its kind, wherever it was
-// noticed.
+// lost gives a full disk and the loss of the connection to the database their
+// words, wherever they were noticed.
 func (t *take) lost(err error) error {
 	var p *problem.Error
-	if t.Postgres == nil || errors.As(err, &p) && p.Kind != problem.Unexpected {
+	if errors.As(err, &p) && (p.Kind != problem.Unexpected || p.Hint != "") {
+		return err
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return problem.Wrap(problem.Unexpected, err, "no space left in the work folder %q", t.work.Dir).WithHint("free space, or give another folder with --work-dir")
+	}
+	if t.Postgres == nil {
 		return err
 	}
 	var network *net.OpError // not net.Error, which every system error is: a full disk is no lost connection

@@ -134,7 +134,7 @@ func TestParseRefuses(t *testing.T) {
 		"password in address":   {"instances:\n  prod:\n    database: postgres://n8n:hunter2@db/n8n\n", "instances.prod.database: the address holds a password; put it in a file and write file:PATH", "database: …"},
 		"password in query":     {"instances:\n  prod:\n    database: postgres://db/n8n?password=hunter2\n", "the address holds a password", "database: …"},
 		"malformed address":     {"instances:\n  prod:\n    database: \"postgres://n8n:hunter2@db:x%%/n8n\"\n", "the PostgreSQL address is malformed (it is not shown here", "database: …"},
-		"secret as database":    {"instances:\n  prod:\n    database: " + base64, "the value looks like a secret", "database: …"},
+		"secret as database":    {"instances:\n  prod:\n    database: " + base64, "the address of the database is not understood", "database: …"},
 		"health with password":  {"instances:\n  prod:\n    health_url: https://a:hunter2@n8n/\n", "the value looks like a secret", "health_url: …"},
 		"health with user":      {"instances:\n  prod:\n    health_url: https://hunter2@n8n/\n", "an address without user and password is expected", "health_url: …"},
 		"health not http":       {"instances:\n  prod:\n    health_url: ftp://n8n/\n", "an http or https address is expected", "health_url: …"},

@@ -95,6 +95,9 @@ func ParseAddress(s string) (Address, error) {
 		r, err := ParseReference(s)
 		return Address{ref: r}, err
 	}
+	if scheme, rest, ok := strings.Cut(s, "://"); ok {
+		s = strings.ToLower(scheme) + "://" + rest
+	}
 	if strings.HasPrefix(s, "postgres://") || strings.HasPrefix(s, "postgresql://") {
 		u, err := url.Parse(s)
 		if err != nil {
@@ -106,11 +109,20 @@ func ParseAddress(s string) (Address, error) {
 				WithHint("leave the password out; it is looked for in DB_POSTGRESDB_PASSWORD, DB_POSTGRESDB_PASSWORD_FILE, PGPASSWORD, and PGPASSFILE or ~/.pgpass").
 				WithHint("or write the whole address with its password into a file that only you can read, and give file:PATH instead")
 		}
-	} else if looksSecret(s) {
-		return Address{}, problem.New(problem.Usage, "%v", errSecret)
+	} else if looksSecret(s) || likeLogin.MatchString(s) || likeConninfo.MatchString(s) {
+		return Address{}, problem.New(problem.Usage, "the address of the database is not understood (it is not shown here, in case it holds a password)").
+			WithHint("it is the path of an SQLite file, or postgres://USER@HOST:5432/DATABASE without the password").
+			WithHint("the password is looked for in DB_POSTGRESDB_PASSWORD, DB_POSTGRESDB_PASSWORD_FILE, PGPASSWORD, and PGPASSFILE or ~/.pgpass")
 	}
 	return Address{plain: s}, nil
 }
+
+// Addresses that somebody meant for PostgreSQL: user:password@host, and libpq's
+// list of names and values.
+var (
+	likeLogin    = regexp.MustCompile(`^[^/\s]*:[^/\s]*@`)
+	likeConninfo = regexp.MustCompile(`(^|\s)(host|hostaddr|user|password|dbname)\s*=`)
+)
 
 // IsZero reports whether there is no address.
 func (a Address) IsZero() bool { return a.plain == "" && a.ref.IsZero() }

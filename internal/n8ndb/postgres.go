@@ -75,6 +75,10 @@ func explainConnect(where, user string, err error) error {
 		if errors.As(err, &network) {
 			msg = network.Error()
 		}
+		if strings.Contains(err.Error(), "server refused TLS connection") {
+			return &problem.Error{Kind: problem.Unreachable, Msg: "cannot connect to " + where + ": the server offers no TLS", Err: err,
+				Hint: "turn TLS on at the server, or ask for less: sslmode=prefer"}
+		}
 		return &problem.Error{Kind: problem.Unreachable, Msg: "cannot connect to " + where + ": " + msg, Err: err,
 			Hint: "check host, port and that the server accepts connections from here"}
 	case pg.Code == "28P01", pg.Code == "28000":
