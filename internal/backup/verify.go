@@ -93,7 +93,7 @@ func Verify(ctx context.Context, cfg VerifyConfig) (*Verified, error) {
 		return nil, err
 	}
 	defer work.Close()
-	if err := work.Need(v.result.Sidecar.PlainSize); err != nil {
+	if err := work.NeedToUnpack(v.result.Sidecar.PlainSize); err != nil {
 		return nil, err
 	}
 	keep := func(name string) bool {

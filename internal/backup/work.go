@@ -110,15 +110,24 @@ func (w *Work) Close() error {
 	return errors.Join(err, w.lock.Unlock())
 }
 
-// Need fails when the folder's file system has less than n bytes free.
+// Need fails when the folder's file system has less than n bytes free for the copy
+// that a backup makes.
 func (w *Work) Need(n int64) error {
+	return w.need(n, "a private copy of the database", "choose a larger file system with --work-dir, or leave finished executions out with --history none")
+}
+
+// NeedToUnpack is Need for what an archive holds.
+func (w *Work) NeedToUnpack(n int64) error {
+	return w.need(n, "what the archive holds", "give another folder with --work-dir")
+}
+
+func (w *Work) need(n int64, what, hint string) error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(w.Dir, &st); err != nil {
 		return nil // not knowable here; a full disk is met when writing
 	}
 	if free := int64(st.Bavail) * int64(st.Bsize); free < n {
-		return problem.New(problem.Usage, "the work folder needs %d MiB for a private copy of the database and has %d MiB free", n>>20, free>>20).
-			WithHint("choose a larger file system with --work-dir, or leave finished executions out with --history none")
+		return problem.New(problem.Usage, "the work folder needs %d MiB for %s and has %d MiB free", n>>20, what, free>>20).WithHint("%s", hint)
 	}
 	return nil
 }
