@@ -173,6 +173,7 @@ type Verified struct {
 	Failures      []Secret  `json:"failures"`
 	Findings      []Finding `json:"findings"`
 	Warnings      []string  `json:"warnings"`
+	Scratch       string    `json:"scratch,omitempty"` // server where it was loaded and proved, too
 	Seconds       float64   `json:"seconds"`
 	Error         *Error    `json:"error,omitempty"`
 }

@@ -117,7 +117,12 @@ func (a *App) BackupVerify(ctx context.Context, o ArchiveOptions, io InstanceOpt
 	return a.verifyOpened(ctx, arc, o, io, level)
 }
 
-func (a *App) verifyOpened(ctx context.Context, arc opened, o ArchiveOptions, io InstanceOptions, level backup.Level) (doc *api.Verified, err error) {
+func (a *App) verifyOpened(ctx context.Context, arc opened, o ArchiveOptions, io InstanceOptions, level backup.Level) (*api.Verified, error) {
+	return a.verifyIn(ctx, arc, o, io, level, nil)
+}
+
+// verifyIn verifies, and proves once more on the server of scratch if there is one.
+func (a *App) verifyIn(ctx context.Context, arc opened, o ArchiveOptions, io InstanceOptions, level backup.Level, scratch *scratchRun) (doc *api.Verified, err error) {
 	start := a.Now()
 	cfg := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: level, Trust: arc.trust, Identities: o.Identities,
 		WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
@@ -128,21 +133,24 @@ func (a *App) verifyOpened(ctx context.Context, arc opened, o ArchiveOptions, io
 		}
 		cfg.Key = key.key
 	}
-	receipt, end, err := a.begin(ctx, "backup verify", arc.id.Instance(), audit.WarnOnly, map[string]any{"archive": string(arc.id), "level": level.String()})
+	receipt, end, err := a.begin(ctx, "backup verify", arc.id.Instance(), audit.WarnOnly, scratch.detail(map[string]any{"archive": string(arc.id), "level": level.String()}))
 	if err != nil {
 		return nil, err
 	}
 	counts := map[string]int64{}
 	defer func() { err = end(err, counts) }()
 	cfg.Receipt = receipt
-	v, err := backup.Verify(ctx, cfg)
+	v, err := scratch.verify(ctx, cfg)
 	a.remember(ctx, arc, level, err)
 	if err != nil {
 		return nil, a.explainKey(ctx, err, arc, key)
 	}
+	if err := scratch.prove(ctx, cfg, v); err != nil {
+		return nil, err
+	}
 	counts["entries"], counts["secrets_opened"], counts["secrets_failed"] = int64(v.Entries), v.Opened, v.FailedTotal
 	doc = &api.Verified{ID: string(arc.id), Target: arc.store.Properties().Location, Warnings: list(key.warnings), Level: level.String(), State: string(v.Sidecar.State), Signer: v.Signer.Fingerprint(), Size: v.Sidecar.Size,
-		Entries: v.Entries, SecretsOpened: v.Opened, Failures: archivedFailures(v.Failed), Findings: findingDocs(v.Manifest.Findings), Seconds: a.Now().Sub(start).Seconds()}
+		Entries: v.Entries, SecretsOpened: v.Opened, Failures: archivedFailures(v.Failed), Findings: findingDocs(v.Manifest.Findings), Scratch: scratch.server(), Seconds: a.Now().Sub(start).Seconds()}
 	if v.Sidecar.State != archive.StateGood {
 		return doc, degradedArchive(v.Sidecar, doc.Target)
 	}

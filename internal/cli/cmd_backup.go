@@ -10,6 +10,7 @@ import (
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/app"
 	"github.com/n8keep/n8keep/internal/backup"
+	"github.com/n8keep/n8keep/internal/problem"
 )
 
 func (c *commands) backupCmd() *cobra.Command {
@@ -160,7 +161,7 @@ func (c *commands) printShown(doc *api.Shown) {
 }
 
 func (c *commands) backupVerifyCmd() *cobra.Command {
-	var level, sample string
+	var level, sample, scratch string
 	cmd := &cobra.Command{
 		Use:   "verify ID | --sample SIZE",
 		Short: "Verify archives: stored bytes, contents, or every secret",
@@ -172,6 +173,9 @@ secrets  also opens every secret and compares it with what was proved
 
 With --sample some archives are verified, those first that were not looked at
 for the longest time; archives of another key than the one given at level full.
+
+With --scratch an archive of a PostgreSQL database is also loaded into a temporary
+database of that server, proved there, and the database is dropped.
 
 Exit codes: 0 sound, 4 sound but degraded, 12 wrong instance key, 13 damaged,
 15 no identity opens it, 16 signature forged or signer unknown. With --sample it
@@ -187,6 +191,12 @@ is that of the worst archive.`,
 			if err != nil {
 				return err
 			}
+			switch {
+			case scratch != "" && sample != "":
+				return problem.New(problem.Usage, "--scratch is for one archive, not for --sample").WithHint("give the archive's id: n8keep backup verify ID --level secrets --scratch postgres://USER@HOST:5432/DATABASE")
+			case scratch != "" && lvl != backup.Secrets:
+				return problem.New(problem.Usage, "--scratch proves every secret on the server, and --level is %s", lvl).WithHint("add --level secrets")
+			}
 			a, err := c.app()
 			if err != nil {
 				return err
@@ -200,7 +210,12 @@ is that of the worst archive.`,
 				return c.verifySample(cmd, a, sample, lvl)
 			}
 			c.archive.ID = args[0]
-			doc, err := a.BackupVerify(cmd.Context(), c.archive, c.instance, lvl)
+			var doc *api.Verified
+			if scratch != "" {
+				doc, err = a.BackupVerifyScratch(cmd.Context(), c.archive, c.instance, scratch)
+			} else {
+				doc, err = a.BackupVerify(cmd.Context(), c.archive, c.instance, lvl)
+			}
 			if doc == nil {
 				return err
 			}
@@ -213,6 +228,7 @@ is that of the worst archive.`,
 	f := cmd.Flags()
 	f.StringVar(&level, "level", "quick", "how deep: quick, full or secrets")
 	f.StringVar(&sample, "sample", "", "verify this `SIZE` of the target instead of one archive: a number, or a share such as 5%")
+	f.StringVar(&scratch, "scratch", "", "PostgreSQL: also load it into a temporary database of the server at this `ADDRESS`, and prove it there")
 	f.StringVar(&c.archive.Instance, "instance", "", "with \"latest\" and --sample: this instance's `NAME`")
 	f.StringVar(&c.instance.N8NDir, "n8n-dir", "", "n8n's `FOLDER`, to find the instance key in")
 	return cmd
@@ -226,6 +242,9 @@ func (c *commands) printVerified(doc *api.Verified) {
 	}
 	if doc.Level == "secrets" {
 		pairs = append(pairs, "secrets", fmt.Sprintf("%d open, each with the digest it had", doc.SecretsOpened))
+	}
+	if doc.Scratch != "" {
+		pairs = append(pairs, "scratch", "loaded and proved on "+doc.Scratch+", and dropped")
 	}
 	c.term.KeyValues(append(pairs, "took", seconds(doc.Seconds))...)
 	c.printFindings(doc.Findings)

@@ -89,6 +89,9 @@ type Target struct {
 	admin *pgx.Conn
 	name  string
 	find  bool // the schema is not given
+	// scratch is the database of the session when this is about one that nothing
+	// is replaced by; "" for a restore.
+	scratch string
 }
 
 // InspectDest looks at the database and changes nothing.
@@ -193,6 +196,9 @@ func (t *Target) lock(ctx context.Context) error {
 	_, err := t.admin.Exec(ctx, `SELECT pg_advisory_lock($1, $2)`, lockSpace, int32(t.hash()))
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "55P03" {
+		if t.scratch != "" {
+			return problem.New(problem.Busy, "another verification is at work on this server, connected to %q", t.scratch).WithHint("wait until it has finished, or name another database of the server")
+		}
 		return problem.New(problem.Busy, "another restore of database %q is at work", t.name).WithHint("wait until it has finished")
 	}
 	return explain(ctx, err, "locking database %q against other restores", t.name)
@@ -201,9 +207,13 @@ func (t *Target) lock(ctx context.Context) error {
 // lockSpace is the first key of the advisory lock: "n8kr" in ASCII.
 const lockSpace = int32(0x6e386b72)
 
-// hash is a number for the name of the database.
+// hash is a number for the name of the database, and for what is done with it.
 func (t *Target) hash() uint32 {
-	sum := sha256.Sum256([]byte(t.name))
+	key := t.name
+	if t.scratch != "" {
+		key = "verification\x00" + t.scratch
+	}
+	sum := sha256.Sum256([]byte(key))
 	return binary.BigEndian.Uint32(sum[:])
 }
 

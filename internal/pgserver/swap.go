@@ -247,6 +247,9 @@ func (t *Target) comment(stage, id string) string {
 }
 
 func (t *Target) commentHead() string {
+	if t.scratch != "" {
+		return fmt.Sprintf("n8keep: temporary database of a verification connected to %q, ", t.scratch)
+	}
 	return fmt.Sprintf("n8keep: temporary database of a restore to %q, ", t.name)
 }
 
@@ -310,7 +313,7 @@ func (t *Target) Recover(ctx context.Context) ([]string, error) {
 		if err := t.drop(ctx, l.Database); err != nil {
 			return did, err
 		}
-		did = append(did, fmt.Sprintf("removed database %q, which a killed restore had left", l.Database))
+		did = append(did, fmt.Sprintf("removed database %q, which a killed %s had left", l.Database, t.purpose()))
 	}
 	return did, nil
 }
