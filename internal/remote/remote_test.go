@@ -107,6 +107,36 @@ func TestRetry(t *testing.T) {
 	}
 }
 
+// A service that never answered is not waited for as long as one that did.
+func TestRetryOfAServiceNeverHeard(t *testing.T) {
+	for name, tc := range map[string]struct {
+		each    time.Duration // that an attempt takes
+		heardAt int           // the attempt that is answered; -1 for none
+		want    int
+		longest time.Duration
+	}{
+		"refused":         {0, -1, unheard, 12 * time.Second},
+		"silent":          {30 * time.Second, -1, 1, 30 * time.Second},
+		"slow to resolve": {4 * time.Second, -1, 3, 16 * time.Second},
+		"heard at once":   {0, 0, 9, 4 * time.Minute},
+		"heard late":      {0, 3, 9, 4 * time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			heard, calls, start := false, 0, time.Now()
+			err := Retry{Heard: func() bool { return heard }}.Do(t.Context(), func(attempt int) error {
+				calls++
+				heard = heard || attempt == tc.heardAt
+				time.Sleep(tc.each)
+				return Again(errBroke, 0)
+			})
+			spent := time.Since(start)
+			if err != errBroke || calls > tc.want || calls < min(tc.want, 2) || tc.each == 0 && calls != tc.want || spent > tc.longest {
+				t.Errorf("%s: %v after %d attempts in %v, want %d in at most %v", name, err, calls, spent, tc.want, tc.longest)
+			}
+		})
+	}
+}
+
 func TestRetryEndsWithContext(t *testing.T) {
 	cause := errors.New("somebody waits")
 	synctest.Test(t, func(t *testing.T) {

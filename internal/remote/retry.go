@@ -15,7 +15,17 @@ type Retry struct {
 
 	// Wait waits between attempts; nil for a timer that ends with the context.
 	Wait func(ctx context.Context, d time.Duration) error
+
+	// Heard reports whether the service has ever answered; nil means that it has.
+	// One that never did has probably a wrong address, and somebody waits: it is
+	// tried unheard times, and no more once unheardTime is over.
+	Heard func() bool
 }
+
+const (
+	unheard     = 5 // with the usual waits 7 s or so
+	unheardTime = 10 * time.Second
+)
 
 type again struct {
 	err   error
@@ -44,6 +54,7 @@ func IsAgain(err error) bool {
 // by [Again], or the attempts are used up. The error it returns is the last one,
 // without the mark; the end of ctx is the context's error.
 func (r Retry) Do(ctx context.Context, f func(attempt int) error) error {
+	began := time.Now()
 	for attempt := 0; ; attempt++ {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -56,13 +67,17 @@ func (r Retry) Do(ctx context.Context, f func(attempt int) error) error {
 		if !errors.As(err, &a) {
 			return err
 		}
-		if attempt+1 >= r.attempts() {
+		if attempt+1 >= r.attempts() || r.hopeless(attempt+1, time.Since(began)) {
 			return a.err
 		}
 		if err := r.pause(ctx, attempt, a.after); err != nil {
 			return err
 		}
 	}
+}
+
+func (r Retry) hopeless(tries int, spent time.Duration) bool {
+	return r.Heard != nil && !r.Heard() && (tries >= unheard || spent >= unheardTime)
 }
 
 func (r Retry) attempts() int {

@@ -38,7 +38,7 @@ type Config struct {
 	Env  func(string) (string, bool) // environment; required
 	Now  func() time.Time            // nil for time.Now
 	HTTP *http.Client                // nil for one with sensible limits
-	// Retry is for tests; the zero value is patient for about two minutes.
+	// Retry is for tests; the zero value is patient for about two minutes, once the service has answered.
 	Retry remote.Retry
 	// ChunkSize is how many bytes a request carries, a multiple of 256 KiB; 0 for 8 MiB.
 	ChunkSize int

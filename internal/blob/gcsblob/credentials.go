@@ -94,6 +94,9 @@ func (s *Store) authorise(req *http.Request) error {
 	}
 	token, err := s.token.Token()
 	if err != nil {
+		if r := new(oauth2.RetrieveError); errors.As(err, &r) {
+			s.heard.Store(true)
+		}
 		return tokenFailure(err)
 	}
 	token.SetAuthHeader(req)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -436,5 +437,30 @@ func TestCancelledUploadLeavesNoSession(t *testing.T) {
 	}
 	if g.Sessions() != 0 {
 		t.Error("the upload was not cancelled")
+	}
+}
+
+// A service that never answered is tried a few times only: meanwhile a snapshot of
+// the database is held.
+func TestServiceThatNeverAnswers(t *testing.T) {
+	g := cloudtest.NewGCS(t, false)
+	s, tries, gone := open(t, config(g)), 0, true
+	s.http = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+		if tries++; gone {
+			return nil, syscall.ECONNREFUSED
+		}
+		return http.DefaultTransport.RoundTrip(r)
+	})}
+	_, err := s.Stat(t.Context(), "a")
+	if tries != 5 || problem.KindOf(err) != problem.Unreachable || !strings.Contains(err.Error(), "connection refused") || !strings.HasPrefix(problem.HintOf(err), "nothing has answered there: check the endpoint") {
+		t.Errorf("%v after %d tries, hint %q", err, tries, problem.HintOf(err))
+	}
+	gone = false
+	if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, blob.ErrNotFound) {
+		t.Fatal(err)
+	}
+	tries, gone = 0, true
+	if _, err := s.Stat(t.Context(), "a"); tries != 9 || !strings.HasPrefix(problem.HintOf(err), "it was tried for a while") {
+		t.Errorf("once it has answered: %v after %d tries, hint %q", err, tries, problem.HintOf(err))
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/n8keep/n8keep/internal/blob"
@@ -42,6 +43,8 @@ type Store struct {
 	cfg  Config
 	http *http.Client
 	base string
+
+	heard atomic.Bool // something answered once
 
 	tokenOnce sync.Once
 	token     oauth2.TokenSource // nil: requests go without
@@ -64,6 +67,7 @@ func New(_ context.Context, cfg Config) (*Store, error) {
 		return nil, problem.New(problem.Usage, "opening a Google Cloud Storage target: a chunk of %d bytes, want a multiple of %d", cfg.ChunkSize, granularity)
 	}
 	s := &Store{cfg: cfg, http: cfg.HTTP, base: cfg.Endpoint}
+	s.cfg.Retry.Heard = s.heard.Load
 	if s.base == "" {
 		s.base = "https://storage.googleapis.com"
 	}
@@ -210,6 +214,9 @@ func (s *Store) fail(err error, format string, args ...any) error {
 	}
 	var api *apiError
 	var lost *lostError
+	if errors.As(err, &lost) && !s.heard.Load() {
+		return problem.Wrap(problem.Unreachable, err, "%s", doing).WithHint("nothing has answered there: check the endpoint, the network and any proxy in between")
+	}
 	if errors.As(err, &lost) {
 		return problem.Wrap(problem.Unreachable, err, "%s", doing).WithHint("it was tried for a while: check the network and the endpoint, then run it again")
 	}

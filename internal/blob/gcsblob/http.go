@@ -110,6 +110,7 @@ func (s *Store) send(ctx context.Context, r request) (*http.Response, error) {
 	if err != nil {
 		return nil, lost(err)
 	}
+	s.heard.Store(true)
 	if r.header != nil {
 		r.header(resp.Header)
 	}

@@ -39,7 +39,7 @@ type Config struct {
 	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	Now    func() time.Time // nil for time.Now
 	Logger *slog.Logger     // nil for none
-	// Retry is for tests; the zero value is patient for about two minutes.
+	// Retry is for tests; the zero value is patient for about two minutes, once the server was reached.
 	Retry remote.Retry
 	// ChunkSize is how many bytes are sent before their arrival is known; 0 for 4 MiB.
 	ChunkSize int

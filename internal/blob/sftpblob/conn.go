@@ -173,6 +173,7 @@ func (s *Store) dial(ctx context.Context) (*conn, error) {
 	cfg.Auth = s.auth
 	check := cfg.HostKeyCallback
 	cfg.HostKeyCallback = func(name string, addr net.Addr, key ssh.PublicKey) error {
+		s.heard.Store(true)
 		hostKey = s.judge(check(name, addr, key), key)
 		return hostKey
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,6 +156,68 @@ func TestServerIsGone(t *testing.T) {
 	cfg.Addr = "127.0.0.1:1"
 	if _, err := open(t, cfg).Stat(t.Context(), "a"); problem.KindOf(err) != problem.Unreachable || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("nobody listens: %v", err)
+	}
+}
+
+// What another try cannot help is not tried again, and a server that never answered
+// a few times only: meanwhile a snapshot of the database is held.
+func TestFirstConnectionFails(t *testing.T) {
+	srv := cloudtest.NewSFTP(t)
+	stranger, other := filepath.Join(t.TempDir(), "stranger"), filepath.Join(t.TempDir(), "other")
+	cloudtest.NewKey(t, stranger, "")
+	const hint = "no SSH server was reached at "
+	for name, tc := range map[string]struct {
+		change     func(*Config)
+		dials      int
+		text, hint string
+	}{
+		"refused": {func(c *Config) { c.Addr = "127.0.0.1:1" }, 5, "connection refused", hint + "127.0.0.1:1: check the host and the port"},
+		"no such host": {func(c *Config) {
+			c.Dial = func(context.Context, string, string) (net.Conn, error) {
+				return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "nowhere.invalid", IsNotFound: true}}
+			}
+		}, 5, "no such host", hint},
+		"another key":   {func(c *Config) { c.KnownHosts = []string{knownHosts(t, srv.Addr, cloudtest.NewKey(t, other, ""))} }, 1, "is not the one in ", "somebody may be in between"},
+		"login refused": {func(c *Config) { c.Keys = []string{stranger} }, 1, "refuses the login", "authorized_keys"},
+	} {
+		for what, f := range map[string]func(*Store) error{
+			"put":  func(s *Store) error { _, err := s.Put(t.Context(), "a", strings.NewReader("x")); return err },
+			"stat": func(s *Store) error { _, err := s.Stat(t.Context(), "a"); return err },
+		} {
+			cfg, dials := config(t, srv), 0
+			tc.change(&cfg)
+			next := cfg.Dial
+			if next == nil {
+				next = (&net.Dialer{}).DialContext
+			}
+			cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dials++
+				return next(ctx, network, addr)
+			}
+			err := f(open(t, cfg))
+			if dials != tc.dials || problem.KindOf(err) != problem.Unreachable || !strings.Contains(err.Error(), tc.text) || !strings.Contains(problem.HintOf(err), tc.hint) {
+				t.Errorf("%s, %s: %v after %d dials, want %d; hint %q", name, what, err, dials, tc.dials, problem.HintOf(err))
+			}
+		}
+	}
+	// One that was there is waited for.
+	cfg, dials, gone := config(t, srv), 0, false
+	cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if dials++; gone {
+			return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}
+	s := open(t, cfg)
+	if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, blob.ErrNotFound) {
+		t.Fatal(err)
+	}
+	for _, c := range s.idle {
+		c.close()
+	}
+	dials, gone = 0, true
+	if _, err := s.Stat(t.Context(), "a"); dials < 8 || !strings.HasPrefix(problem.HintOf(err), "it was tried for a while") {
+		t.Errorf("a server that is restarted: %v after %d dials", err, dials)
 	}
 }
 

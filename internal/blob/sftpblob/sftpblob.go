@@ -52,6 +52,7 @@ type Store struct {
 
 	manner atomic.Int32 // how objects get their names; 0 until the first Put
 	swept  atomic.Bool
+	heard  atomic.Bool // the server showed its key once
 
 	silence time.Duration           // of a connection, for tests; 0 for the usual
 	fault   func(step string) error // tests make steps fail
@@ -73,6 +74,7 @@ func New(_ context.Context, cfg Config) (*Store, error) {
 		cfg.Stale = time.Hour
 	}
 	s := &Store{cfg: cfg, fault: func(string) error { return nil }}
+	s.cfg.Retry.Heard = s.heard.Load
 	if err := s.prepare(); err != nil {
 		var p *problem.Error
 		if errors.As(err, &p) {
@@ -308,6 +310,8 @@ func (s *Store) fail(err error, format string, args ...any) error {
 	case errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrExists), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 	case errors.As(err, &p):
 		return problem.Wrap(p.Kind, err, "%s", doing).WithHint("%s", p.Hint)
+	case errors.As(err, &lost) && !s.heard.Load():
+		return problem.Wrap(problem.Unreachable, err, "%s", doing).WithHint("no SSH server was reached at %s: check the host and the port in the URL, the network and any firewall in between", s.cfg.Addr)
 	case errors.As(err, &lost):
 		return problem.Wrap(problem.Unreachable, err, "%s", doing).WithHint("it was tried for a while: check the network and the server, then run it again")
 	case errors.Is(err, fs.ErrPermission):
