@@ -61,12 +61,18 @@ func (a *App) TargetCheck(ctx context.Context, target, roleName string) (doc *ap
 		return nil, err
 	}
 	doc = &api.TargetCheck{Target: location, Role: string(as), Trials: []api.Trial{}}
-	var more, less []string
+	var more, less, hints []string
+	policy := false // an answer that is wrong, and that a policy can put right
 	for _, t := range trials {
 		need := as.Need(t.Capability)
 		excess := need == blob.Excess && t.Answer == blob.Yes
 		lacking := need == blob.Required && t.Answer != blob.Yes
 		doc.Trials = append(doc.Trials, api.Trial{Capability: string(t.Capability), Answer: string(t.Answer), Need: string(need), Wrong: excess || lacking, Detail: t.Detail})
+		if t.Hint == "" {
+			policy = policy || excess || lacking
+		} else if (excess || lacking) && !slices.Contains(hints, t.Hint) {
+			hints = append(hints, t.Hint)
+		}
 		if excess {
 			more = append(more, string(t.Capability))
 		}
@@ -76,11 +82,12 @@ func (a *App) TargetCheck(ctx context.Context, target, roleName string) (doc *ap
 	}
 	doc.Fits = len(more)+len(less) == 0
 	counts["trials"], counts["excess"], counts["lacking"] = int64(len(trials)), int64(len(more)), int64(len(less))
-	return doc, unfit(as, target, location, more, less)
+	return doc, unfit(as, target, location, more, less, hints, policy)
 }
 
-// unfit is nil for an identity that fits.
-func unfit(as blob.Role, target, location string, more, less []string) error {
+// unfit is nil for an identity that fits. The hints are the store's own; a policy
+// is offered when one can help.
+func unfit(as blob.Role, target, location string, more, less, hints []string, policy bool) error {
 	var what []string
 	if len(more) > 0 {
 		what = append(what, "can do more than a "+string(as)+" should: "+strings.Join(more, ", "))
@@ -97,6 +104,12 @@ func unfit(as blob.Role, target, location string, more, less []string) error {
 	}
 	if target == "" {
 		target = "TARGET"
+	}
+	for _, h := range hints {
+		e.WithHint("%s", h)
+	}
+	if !policy {
+		return e
 	}
 	return e.WithHint("the least it needs is printed by \"n8keep target policy %q --role %s\"", target, as)
 }

@@ -11,6 +11,53 @@ import (
 	"github.com/n8keep/n8keep/internal/s3test"
 )
 
+// TestTargetCheckOfAPlainBucket: what the bucket lacks is said to be the bucket's,
+// and a put that fails under lock is none.
+func TestTargetCheckOfAPlainBucket(t *testing.T) {
+	const versions, lock = "turn versions on for the bucket: no policy keeps who may put from overwriting without them",
+		"the bucket has no object lock: turn versions and object lock on for it, or leave lock and retain out of the URL"
+	server := s3test.New(t)
+	for name, tc := range map[string]struct {
+		who   s3test.Identity
+		query []string
+		text  string
+		hints []string // every one, by its beginning
+	}{
+		"without lock": {server.Writer, nil, "this identity can do more than a writer should: overwrite", []string{versions}},
+		"under lock": {server.Writer, []string{"lock", "compliance", "retain", "1d"}, "this identity can do more than a writer should: overwrite; and it cannot do what a writer must: put",
+			[]string{lock, strings.Replace(versions, "versions on", "versions and object lock on", 1)}},
+		"root": {server.Root, nil, "this identity can do more than a writer should: get, list, overwrite, delete", []string{versions, "the least it needs is printed by"}},
+	} {
+		bucket := server.Bucket(t, s3test.Plain)
+		bucket.Allow(t, server.Writer, "s3:PutObject", "s3:PutObjectRetention", "s3:AbortMultipartUpload")
+		dir := t.TempDir()
+		a, err := Open(Options{StateDir: dir, Env: func(name string) (string, bool) {
+			if name == "HOME" {
+				return dir, true
+			}
+			return tc.who.Env(name)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc, err := a.TargetCheck(t.Context(), bucket.URL("n8n", tc.query...).String(), "")
+		if doc == nil || err == nil || err.Error() != tc.text || problem.KindOf(err) != problem.CheckFailed || doc.Fits {
+			t.Errorf("%s: %v, want %q", name, err, tc.text)
+			continue
+		}
+		got := strings.Split(problem.HintOf(err), "\n")
+		if len(got) != len(tc.hints) {
+			t.Errorf("%s: hints %q, want %q", name, got, tc.hints)
+			continue
+		}
+		for i, want := range tc.hints {
+			if !strings.HasPrefix(got[i], want) {
+				t.Errorf("%s: hints %q, want %q", name, got, tc.hints)
+			}
+		}
+	}
+}
+
 func wrong(doc *api.TargetCheck) string {
 	var names []string
 	for _, t := range doc.Trials {

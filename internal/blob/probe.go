@@ -51,6 +51,7 @@ type Trial struct {
 	Capability Capability
 	Answer     Answer
 	Detail     string // why, for people; no credentials
+	Hint       string // the next step, when it is the store that must change and not the identity's policy; else ""
 }
 
 // Prober is a store that can find out what its identity may do.

@@ -346,6 +346,13 @@ func TestProbe(t *testing.T) {
 		{name: "restorer", kind: s3test.Locked, lock: "compliance", role: blob.Restorer, want: [7]blob.Answer{n, y, y, n, n, n, n}},
 		{name: "restorer of a plain bucket", role: blob.Restorer, want: [7]blob.Answer{n, y, y, n, n, n, na}},
 		{name: "pruner", kind: s3test.Locked, lock: "compliance", role: blob.Pruner, want: [7]blob.Answer{n, y, y, n, y, y, n}},
+		{name: "writer under compliance, of a plain bucket", lock: "compliance", role: blob.Writer, want: [7]blob.Answer{n, n, n, y, n, na, blob.Unknown}, left: true,
+			detail: map[blob.Capability]string{blob.CanPut: "under lock it fails: InvalidRequest: Bucket is missing ObjectLockConfiguration", blob.CanShortenRetain: "nothing could be put under lock",
+				blob.CanDelete: `left behind: "n8keep-canary-x", until somebody deletes it; perhaps left behind, though the put failed: "n8keep-canary-x-locked"`}},
+		{name: "writer under compliance, of a versioned bucket", kind: s3test.Versioned, lock: "compliance", role: blob.Writer, want: [7]blob.Answer{n, n, n, n, n, y, blob.Unknown}, left: true,
+			detail: map[blob.Capability]string{blob.CanDelete: `perhaps left behind, though the put failed: "n8keep-canary-x-locked"`}},
+		{name: "root under compliance, of a plain bucket", lock: "compliance", want: [7]blob.Answer{n, y, y, y, y, na, blob.Unknown}},
+		{name: "root under governance, of a versioned bucket", kind: s3test.Versioned, lock: "governance", want: [7]blob.Answer{n, y, y, n, y, y, blob.Unknown}},
 		{name: "root of a plain bucket", want: [7]blob.Answer{y, y, y, y, y, na, na}},
 		{name: "root of a versioned bucket", kind: s3test.Versioned, want: [7]blob.Answer{y, y, y, n, y, y, na}},
 		{name: "nobody", kind: s3test.Versioned, actions: []string{"s3:GetBucketLocation"}, want: [7]blob.Answer{n, n, n, n, n, n, na}},
@@ -365,7 +372,7 @@ func TestProbe(t *testing.T) {
 			} else if tc.role != "" {
 				grant(t, b, who, u, tc.role)
 			}
-			put(t, open(t, u, server.Root), "archive", "real")
+			put(t, open(t, b.URL("n8n"), server.Root), "archive", "real")
 			all := trials(t, open(t, u, who))
 			var got [7]blob.Answer
 			for i, c := range blob.Capabilities() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -37,7 +38,11 @@ func (s *Store) Probe(ctx context.Context, name string) ([]blob.Trial, error) {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return nil, s.explain(ctx, fmt.Sprintf("trying out %q", s.cfg.location()), err)
+		doing := fmt.Sprintf("trying out %q", s.cfg.location())
+		if left := p.leftovers(); left != "" {
+			doing += " (" + left + ")"
+		}
+		return nil, s.explain(ctx, doing, err)
 	}
 	var trials []blob.Trial
 	for _, c := range blob.Capabilities() {
@@ -60,13 +65,21 @@ type probe struct {
 	answers  map[blob.Capability]blob.Trial
 	versions bool                 // the bucket keeps versions
 	made     []canary             // what clean has to remove
+	doubtful []string             // keys of failed puts that may have been stored all the same
 	left     map[string]time.Time // canaries that stay, and until when; zero for good
+	perhaps  []string             // keys of canaries that perhaps stay
 }
 
 // canary is one version, or delete marker, that the probe made.
 type canary struct {
 	key, version string
 	until        time.Time
+}
+
+func (p *probe) hint(c blob.Capability, hint string) {
+	t := p.answers[c]
+	t.Hint = hint
+	p.answers[c] = t
 }
 
 func (p *probe) note(c blob.Capability, a blob.Answer, detail string) {
@@ -152,9 +165,13 @@ func (p *probe) put(key string, isNew bool, until time.Time) (version string, er
 		}
 		return err
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		p.made = append(p.made, canary{key, version, until})
 		p.versions = p.versions || version != "" && version != nullVersion
+	case maybeStored(err) && p.heard.Load() != 0, !until.IsZero() && !refused(err) && !precondition(err):
+		// Some services store the object, and then find that they cannot lock it.
+		p.doubtful = append(p.doubtful, key)
 	}
 	return version, err
 }
@@ -175,6 +192,11 @@ func (p *probe) overwriting(key, first string) {
 		p.note(blob.CanHide, blob.Yes, "a newer version can be put over an object")
 	case err == nil:
 		p.note(blob.CanOverwrite, blob.Yes, "the bucket has no versions")
+		hint := "turn versions on for the bucket: no policy keeps who may put from overwriting without them"
+		if p.cfg.Lock != "" {
+			hint = "turn versions and object lock on for the bucket: no policy keeps who may put from overwriting without them"
+		}
+		p.hint(blob.CanOverwrite, hint)
 	case precondition(err):
 		p.note(blob.CanOverwrite, blob.No, "")
 	default:
@@ -261,12 +283,14 @@ func (p *probe) locking(key string, putWithout bool) {
 	}
 	if err != nil {
 		if !putWithout {
-			p.judge(blob.CanPut, err, "")
 			p.without(strings.TrimSuffix(key, "-locked"))
-		} else {
-			p.note(blob.CanPut, blob.No, "without lock only: "+p.brief(err))
 		}
-		p.shortening(key, false)
+		p.unlockable(err, putWithout)
+		if refused(err) {
+			p.shortening(key, false)
+		} else {
+			p.note(blob.CanShortenRetain, blob.Unknown, "nothing could be put under lock")
+		}
 		return
 	}
 	if !putWithout {
@@ -302,6 +326,28 @@ func (p *probe) locking(key string, putWithout bool) {
 	} else {
 		p.judge(blob.CanDelete, err, "")
 	}
+}
+
+// unlockable notes that a put under lock failed. A backup to this target puts
+// nothing else, so that this identity may put without lock is worth nothing.
+func (p *probe) unlockable(err error, putWithout bool) {
+	t := blob.Trial{Answer: blob.No}
+	if !refused(err) || putWithout {
+		t.Detail = "under lock it fails: " + p.brief(err)
+	}
+	if p.withoutLock(err) {
+		t.Hint = "the bucket has no object lock: turn versions and object lock on for it, or leave lock and retain out of the URL"
+	}
+	p.answers[blob.CanPut] = t
+}
+
+// withoutLock says that a put failed because the bucket locks nothing.
+func (p *probe) withoutLock(err error) bool {
+	switch code(err) {
+	case "InvalidBucketObjectLockConfiguration", "ObjectLockConfigurationNotFoundError":
+		return true
+	}
+	return strings.Contains(p.brief(err), "ObjectLockConfiguration") || strings.Contains(p.brief(err), "Object Lock Configuration")
 }
 
 func (p *probe) extendCanary(key, version string, until time.Time) {
@@ -420,6 +466,56 @@ func (p *probe) clean() {
 			p.left[c.key] = maxTime(p.left[c.key], c.until)
 		}
 	}
+	for _, key := range p.doubtful {
+		if _, sure := p.left[key]; !sure && !p.removeDoubtful(key) {
+			p.perhaps = append(p.perhaps, key)
+		}
+	}
+}
+
+// removeDoubtful removes what a put may have stored that was not answered with a
+// version, and reports whether nothing of it is left for certain. A name that it
+// finds and cannot remove is in left.
+func (p *probe) removeDoubtful(key string) bool {
+	var found []string
+	err := p.request(p.ctx, func() error {
+		found = nil
+		out, err := p.client.ListObjectVersions(p.ctx, &s3.ListObjectVersionsInput{Bucket: &p.cfg.Bucket, Prefix: &key})
+		if err != nil {
+			return err
+		}
+		for _, v := range out.Versions {
+			if aws.ToString(v.Key) == key {
+				found = append(found, aws.ToString(v.VersionId))
+			}
+		}
+		for _, v := range out.DeleteMarkers {
+			if aws.ToString(v.Key) == key {
+				found = append(found, aws.ToString(v.VersionId))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		if p.versions {
+			return false // a plain deletion would only hide it
+		}
+		marker, err := p.remove(key, "", false)
+		if marker == "" {
+			return err == nil || missing(err)
+		}
+		// The bucket keeps versions after all.
+		if _, err := p.remove(key, marker, false); err != nil {
+			p.left[key] = time.Time{}
+		}
+		return false
+	}
+	for _, version := range found {
+		if _, err := p.remove(key, version, false); err != nil && !missing(err) {
+			p.left[key] = time.Time{}
+		}
+	}
+	return true
 }
 
 func maxTime(a, b time.Time) time.Time {
@@ -431,19 +527,31 @@ func maxTime(a, b time.Time) time.Time {
 
 // leftovers says what the probe could not remove.
 func (p *probe) leftovers() string {
-	if len(p.left) == 0 {
-		return ""
+	text := ""
+	if len(p.left) > 0 {
+		text = "left behind: " + p.names(slices.Collect(maps.Keys(p.left)))
+		var until time.Time
+		for _, t := range p.left {
+			until = maxTime(until, t)
+		}
+		if until.IsZero() {
+			text += ", until somebody deletes it"
+		} else {
+			text += ", locked until " + until.Format(time.RFC3339)
+		}
 	}
+	if len(p.perhaps) > 0 {
+		text = joinDetail(text, "perhaps left behind, though the put failed: "+p.names(p.perhaps))
+	}
+	return text
+}
+
+// names are the canaries' names in the store.
+func (p *probe) names(keys []string) string {
 	var names []string
-	var until time.Time
-	for key, t := range p.left {
+	for _, key := range keys {
 		names = append(names, fmt.Sprintf("%q", strings.TrimPrefix(key, p.cfg.Prefix)))
-		until = maxTime(until, t)
 	}
 	slices.Sort(names)
-	text := "left behind: " + strings.Join(names, " and ")
-	if until.IsZero() {
-		return text + ", until somebody deletes it"
-	}
-	return text + ", locked until " + until.Format(time.RFC3339)
+	return strings.Join(slices.Compact(names), " and ")
 }
