@@ -16,6 +16,7 @@ import (
 	"github.com/n8keep/n8keep/internal/blob"
 	"github.com/n8keep/n8keep/internal/blob/s3blob"
 	"github.com/n8keep/n8keep/internal/blobtest"
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/retention"
 	"github.com/n8keep/n8keep/internal/s3test"
 )
@@ -158,5 +159,65 @@ func BenchmarkTenThousandInABucket(b *testing.B) {
 				s.plan(p)
 			}
 		})
+	}
+}
+
+// TestArchiveThatCouldNotBeLocked: some services store the object before they find
+// that they cannot lock it. What is left counts as no backup.
+func TestArchiveThatCouldNotBeLocked(t *testing.T) {
+	server := s3test.New(t)
+	for _, kind := range []s3test.Kind{s3test.Plain, s3test.Versioned} {
+		bucket := server.Bucket(t, kind)
+		h := newHost(t, "2.0.3-sqlite", fixtureKey(t, "2.0.3-sqlite"))
+		h.cfg.Stores = []blob.Store{openBucket(t, bucket, server.Root, "lock", "compliance", "retain", "1d")}
+		_, err := backup.Create(t.Context(), h.cfg)
+		if problem.KindOf(err) != problem.Unreachable || !strings.Contains(err.Error(), "ObjectLockConfiguration") || !strings.Contains(problem.HintOf(err), "the bucket was made without object lock") {
+			t.Errorf("%v, hint %q", err, problem.HintOf(err))
+		}
+		h.clean()
+		plain := openBucket(t, bucket, server.Root)
+		left := blobtest.Names(t, plain, "")
+		list, err := backup.List(t.Context(), plain, h.trust)
+		if err != nil || len(list) != len(left) || len(left) > 1 || kind == s3test.Plain && len(left) == 0 {
+			t.Errorf("left are %q, listed %+v, %v", left, list, err)
+		}
+		for _, l := range list {
+			if l.State != backup.StateIncomplete || l.Problem != "no sidecar: the backup did not finish" {
+				t.Errorf("listed as %+v", l)
+			}
+		}
+		if id, err := backup.Find(t.Context(), plain, h.trust, "latest", ""); err == nil {
+			t.Errorf("the latest backup is %q", id)
+		}
+	}
+}
+
+type elsewhere struct {
+	blob.Store
+	location string
+}
+
+func (e elsewhere) Properties() blob.Properties { return blob.Properties{Location: e.location} }
+
+// TestHintOfATargetThatFails: disks and mounts are those of a folder.
+func TestHintOfATargetThatFails(t *testing.T) {
+	for location, want := range map[string]string{
+		"/mnt/backup":               "check the target /mnt/backup: free space, permissions, mount",
+		"s3://bucket/n8n":           `check the address s3://bucket/n8n, the network and the credentials, and what they may do, with "n8keep target check URL"`,
+		"sftp://me@host:2222/~/n8n": `check the address sftp://me@host:2222/~/n8n, the network and the credentials, and what they may do, with "n8keep target check URL"`,
+	} {
+		store := elsewhere{blobtest.NewFaulty(blobtest.NewMemory(nil), blobtest.Rule{Op: blobtest.List, Fault: blobtest.NotStored}), location}
+		_, err := backup.List(t.Context(), store, backup.Trust{})
+		if problem.KindOf(err) != problem.Unreachable || problem.HintOf(err) != want {
+			t.Errorf("%v, hint %q, want %q", err, problem.HintOf(err), want)
+		}
+	}
+	// What the store itself says is better.
+	server := s3test.New(t)
+	bucket := server.Bucket(t, s3test.Plain)
+	bucket.Name = "not-there"
+	_, err := backup.List(t.Context(), openBucket(t, bucket, server.Root), backup.Trust{})
+	if !strings.Contains(problem.HintOf(err), `make the bucket "not-there" first`) {
+		t.Errorf("%v, hint %q", err, problem.HintOf(err))
 	}
 }

@@ -340,7 +340,8 @@ func (t *take) together(ctx context.Context, fs ...func(context.Context) error) 
 	return context.Cause(ctx)
 }
 
-// targetProblem gives an error of a store its kind and the next step.
+// targetProblem gives an error of a store its kind and the next step, unless the
+// store has named a better one.
 func targetProblem(err error, store blob.Store, format string, args ...any) *problem.Error {
 	where := flagValue(store.Properties().Location)
 	switch {
@@ -348,10 +349,16 @@ func targetProblem(err error, store blob.Store, format string, args ...any) *pro
 		return problem.New(problem.Interrupted, format+": interrupted", args...).WithHint("run the command again; what it had begun counts for nothing and is removed")
 	case errors.Is(err, blob.ErrNotFound):
 		return problem.Wrap(problem.NotFound, err, format, args...).WithHint("see what is there: \"n8keep backup list --target %s\"", where)
+	case problem.HintOf(err) != "":
+		return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("%s", problem.HintOf(err))
 	case errors.Is(err, os.ErrPermission):
 		return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("this user has not the rights for it in %s", where)
 	}
-	return problem.Wrap(problem.Unreachable, err, format, args...).WithHint("check the target %s: free space, permissions, mount", where)
+	p := problem.Wrap(problem.Unreachable, err, format, args...)
+	if strings.Contains(where, "://") {
+		return p.WithHint("check the address %s, the network and the credentials, and what they may do, with \"n8keep target check URL\"", where)
+	}
+	return p.WithHint("check the target %s: free space, permissions, mount", where)
 }
 
 // flagValue writes a path so that a shell takes it as one word.
