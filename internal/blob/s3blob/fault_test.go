@@ -95,7 +95,6 @@ func TestPutSurvivesFaults(t *testing.T) {
 		{"parts, one stalled", 11 << 20, faultproxy.Fault{Match: secondPart, Kind: faultproxy.StallRequest, After: 3 << 20}},
 		{"parts, one's answer lost", 11 << 20, faultproxy.Fault{Match: secondPart, Kind: faultproxy.LoseAnswer}},
 		{"parts, end fails", 11 << 20, faultproxy.Fault{Match: complete, Status: 500, Body: faultproxy.S3Error("InternalError")}},
-		{"parts, end's answer lost", 11 << 20, faultproxy.Fault{Match: complete, Kind: faultproxy.LoseAnswer}},
 		{"parts, error in an answer of 200", 11 << 20, faultproxy.Fault{Match: complete, Status: 200, Body: faultproxy.S3Error("InternalError")}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -222,6 +221,59 @@ func TestTakenNameAfterALostAnswer(t *testing.T) {
 	}
 	if versions, _ := state(t, b); versions != 1 {
 		t.Errorf("%d versions", versions)
+	}
+}
+
+// TestUploadThatIsGoneAfterALostAnswer: completed or aborted, only who may look can
+// tell, and nobody else takes it for stored.
+func TestUploadThatIsGoneAfterALostAnswer(t *testing.T) {
+	server := s3test.New(t)
+	complete := func(r *http.Request) bool { return r.Method == "POST" && r.URL.Query().Has("uploadId") }
+	for name, fault := range map[string]faultproxy.Fault{
+		"completed": {Match: complete, Kind: faultproxy.LoseAnswer},
+		"aborted":   {Match: complete, Status: 500, Body: faultproxy.S3Error("InternalError")},
+	} {
+		for who, i := range map[string]s3test.Identity{"full": server.Root, "put only": server.Writer} {
+			t.Run(name+", "+who, func(t *testing.T) {
+				b := server.Bucket(t, s3test.Versioned)
+				b.Allow(t, server.Writer, "s3:PutObject", "s3:AbortMultipartUpload")
+				s, proxy := behind(t, b, i)
+				if name == "aborted" {
+					fault.Match = func(r *http.Request) bool {
+						if !complete(r) {
+							return false
+						}
+						id := r.URL.Query().Get("uploadId")
+						if _, err := server.Client(server.Root).AbortMultipartUpload(t.Context(), &s3.AbortMultipartUploadInput{Bucket: &b.Name, Key: aws.String("n8n/a"), UploadId: &id}); err != nil {
+							t.Errorf("aborting: %v", err)
+						}
+						return true
+					}
+				}
+				proxy.Inject(fault, faultproxy.Fault{Match: complete, Status: 404, Body: faultproxy.S3Error("NoSuchUpload")})
+				content := large(11 << 20)
+				_, err := s.Put(t.Context(), "a", bytes.NewReader(content))
+				if proxy.Left() != 0 {
+					t.Error("the faults did not happen")
+				}
+				switch versions, _ := state(t, b); {
+				case (versions == 1) != (name == "completed"):
+					t.Errorf("%d versions", versions)
+				case who == "put only":
+					wantError(t, err, "the upload's last answer was lost, the service no longer knows the upload, and this identity may not look: it is not known whether the object is stored",
+						"look for it with an identity that may read (a restorer's), and run the backup again")
+					if problem.KindOf(err) != problem.Unreachable {
+						t.Errorf("kind %s", problem.KindOf(err))
+					}
+				case name == "aborted":
+					wantError(t, err, "InternalError", "")
+				case err != nil:
+					t.Errorf("Put: %v", err)
+				case !bytes.Equal(blobtest.ReadAll(t, open(t, b.URL("n8n"), server.Root), "a"), content):
+					t.Error("the object differs")
+				}
+			})
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/problem"
 )
 
 const (
@@ -162,8 +163,8 @@ func (u *upload) whole(ctx context.Context, data []byte) (blob.Info, error) {
 }
 
 // commit sends the request that makes the object visible, unless one exists.
-// When an answer was lost and the next says that the name is taken, it finds out
-// by whom.
+// When an answer was lost and the next says that the name is taken, or that there is
+// no such upload, it finds out by whom, and what became of the upload.
 func (u *upload) commit(ctx context.Context, send func() error) error {
 	var lost error // an earlier attempt's error after which the object may be there
 	return u.store.retry.Do(ctx, func(attempt int) error {
@@ -171,8 +172,10 @@ func (u *upload) commit(ctx context.Context, send func() error) error {
 		switch {
 		case err == nil:
 			return nil
-		case lost != nil && (precondition(err) || code(err) == "NoSuchUpload"):
-			return u.recognise(ctx, lost)
+		case lost != nil && precondition(err):
+			return u.recognise(ctx, lost, nil)
+		case lost != nil && code(err) == "NoSuchUpload":
+			return u.recognise(ctx, lost, unknown(lost))
 		case precondition(err):
 			return blob.ErrExists
 		case !transient(err):
@@ -185,9 +188,17 @@ func (u *upload) commit(ctx context.Context, send func() error) error {
 	})
 }
 
-// recognise returns nil when the object under our name is the one we put, or when
-// this identity may not look.
-func (u *upload) recognise(ctx context.Context, lost error) error {
+// unknown is the answer when an upload is gone and nobody may tell where to: into
+// the object, or away by a lifecycle rule or an operator.
+func unknown(lost error) error {
+	p := problem.New(problem.Unreachable, "the upload's last answer was lost, the service no longer knows the upload, and this identity may not look: it is not known whether the object is stored")
+	p.Err = lost
+	return p.WithHint("look for it with an identity that may read (a restorer's), and run the backup again")
+}
+
+// recognise returns nil when the object under our name is the one we put, and blind
+// when this identity may not look.
+func (u *upload) recognise(ctx context.Context, lost, blind error) error {
 	s := u.store
 	return s.retry.Do(ctx, func(attempt int) error {
 		head, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.cfg.Bucket, Key: &u.key})
@@ -197,7 +208,7 @@ func (u *upload) recognise(ctx context.Context, lost error) error {
 		case err == nil:
 			return blob.ErrExists
 		case refused(err):
-			return nil
+			return blind
 		case missing(err):
 			// It was there a moment ago, so somebody hides it; or the upload was lost.
 			return lost

@@ -24,12 +24,12 @@ import (
 // versions.
 const nullVersion = "null"
 
-// object is what a name stands for: the oldest version of a key, and what lies
-// over it.
+// object is what a name stands for: the version of a key that was stored first, and
+// what lies over it.
 type object struct {
 	info    blob.Info
 	version string   // "" for the only one
-	over    []string // newer versions and delete markers, newest first
+	over    []string // newer versions, newest first, and delete markers
 	gone    bool     // no version is left, only delete markers
 }
 
@@ -162,8 +162,9 @@ func (s *Store) scanVersions(ctx context.Context, prefix string, yield func(obje
 	}
 }
 
-// layers are the versions and markers of a page by key. The protocol's order of
-// versions of one key among markers is lost in the client, so times decide.
+// layers are the versions and markers of a page by key, and of one key the versions
+// before the markers, each newest first. How markers lie between versions is lost
+// in the client.
 func layers(out *s3.ListObjectVersionsOutput) []layer {
 	var all []layer
 	for _, v := range out.Versions {
@@ -176,34 +177,30 @@ func layers(out *s3.ListObjectVersionsOutput) []layer {
 	return all
 }
 
-// pile makes an object of all that one key has, newest versions first.
+// pile makes an object of all that one key has. The original is the version that is
+// listed last: a service lists those of one key newest first, in the order in which
+// it stored them. Times tell less, since that of an upload in parts is when it was
+// begun: one that was begun before ours and completed years later bears the earlier
+// time. Only for markers do times decide, because their place in the order is
+// unknown. A service that orders its list by times offers nothing better.
 func (s *Store) pile(all []layer) object {
+	all = once(all)
 	first := -1
 	for i, l := range all {
-		// Of the same second, the one that is listed later is older.
-		if !l.marker && (first < 0 || !l.at.After(all[first].at)) {
+		if !l.marker {
 			first = i
 		}
 	}
 	name := strings.TrimPrefix(all[0].key, s.cfg.Prefix)
 	o := object{info: blob.Info{Name: name}, gone: first < 0}
-	var versions, markers int
-	var since time.Time
+	var c changes
 	for i, l := range all {
 		if i == first {
 			continue
 		}
 		o.over = append(o.over, l.id)
-		if first >= 0 && l.at.Before(all[first].at) {
-			continue // a marker from before the object was put hides nothing
-		}
-		if l.marker {
-			markers++
-		} else {
-			versions++
-		}
-		if since.IsZero() || l.at.Before(since) {
-			since = l.at
+		if first >= 0 {
+			c.add(l, all[first].at)
 		}
 	}
 	if first < 0 {
@@ -214,27 +211,73 @@ func (s *Store) pile(all []layer) object {
 	if f.id == nullVersion && len(o.over) == 0 {
 		o.version = ""
 	}
-	o.info.Altered = altered(versions, markers, since)
+	o.info.Altered = c.String()
 	return o
 }
 
-func altered(versions, markers int, since time.Time) string {
-	if versions+markers == 0 {
+// once drops what is listed a second time: some services repeat the version without
+// an id on every page.
+func once(all []layer) []layer {
+	seen := make(map[string]bool, len(all))
+	return slices.DeleteFunc(all, func(l layer) bool {
+		again := seen[l.id]
+		seen[l.id] = l.id != ""
+		return again
+	})
+}
+
+// changes is what was done to an object after it was put.
+type changes struct {
+	versions, markers int
+	since             time.Time // the first that bears a time after the object's
+	earlier           time.Time // the earliest of a version that bears one before it
+}
+
+func (c *changes) add(l layer, put time.Time) {
+	early := l.at.Before(put)
+	switch {
+	case l.marker && early:
+		return // from before the object was put, it hides nothing
+	case l.marker:
+		c.markers++
+	default:
+		c.versions++
+	}
+	t := &c.since
+	if early {
+		t = &c.earlier
+	}
+	if t.IsZero() || l.at.Before(*t) {
+		*t = l.at
+	}
+}
+
+// String is for [blob.Info.Altered].
+func (c *changes) String() string {
+	if c.versions+c.markers == 0 {
 		return ""
 	}
 	var what []string
-	for _, c := range []struct {
+	for _, w := range []struct {
 		n    int
 		noun string
-	}{{versions, "overwritten"}, {markers, "deleted"}} {
+	}{{c.versions, "overwritten"}, {c.markers, "deleted"}} {
 		switch {
-		case c.n == 1:
-			what = append(what, c.noun)
-		case c.n > 1:
-			what = append(what, fmt.Sprintf("%s %d times", c.noun, c.n))
+		case w.n == 1:
+			what = append(what, w.noun)
+		case w.n > 1:
+			what = append(what, fmt.Sprintf("%s %d times", w.noun, w.n))
 		}
 	}
-	return fmt.Sprintf("%s since %s; the version that was put first is read", strings.Join(what, " and "), since.UTC().Format(time.RFC3339))
+	text := strings.Join(what, " and ")
+	if !c.since.IsZero() {
+		text += " since " + c.since.UTC().Format(time.RFC3339)
+	}
+	text += "; the version that was put first is read"
+	if !c.earlier.IsZero() {
+		text += ", though a later one bears an earlier time, " + c.earlier.UTC().Format(time.RFC3339) + ", as one does whose upload was begun before"
+	}
+	return text
 }
 
 func (s *Store) scanPlain(ctx context.Context, prefix string, yield func(object, error) bool) {

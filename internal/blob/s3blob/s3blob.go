@@ -12,10 +12,12 @@
 // A writer needs no permission but to put: Put never lists, reads or asks. It
 // asks only when the answer to a request was lost and the next one says that the
 // name is taken: whether that is ours. An identity that may not ask takes it for
-// ours, because names are made up at random.
+// ours, because names are made up at random. When the next answer says only that
+// the upload is gone, which an abort explains as well, such an identity fails.
 //
 // In a bucket with versions, overwriting and plain deletion hide an object
-// and do not destroy it. So reading takes the oldest version of each name,
+// and do not destroy it. So reading takes of each name the version that the service
+// lists last, which was stored first whatever the times say,
 // looks through delete markers, and reports both in [blob.Info.Altered]. An
 // identity that may not list versions sees what the bucket shows; the store then
 // says so in [blob.Properties.Caveat], or refuses when its URL promises a lock.
