@@ -247,6 +247,10 @@ func (s *Store) fail(err error, format string, args ...any) error {
 	if errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrExists) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
+	var done *problem.Error
+	if errors.As(err, &done) {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
 	var lost *lostError
 	if errors.As(err, &lost) {
 		return problem.Wrap(problem.Unreachable, err, "%s", doing).WithHint("it was tried for a while: check the network and the endpoint, then run it again")

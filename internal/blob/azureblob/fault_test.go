@@ -121,6 +121,31 @@ func TestCreateOnly(t *testing.T) {
 	}
 }
 
+// Blocks that are gone after a lost answer are no evidence of a blob.
+func TestBlocksThatAreGoneAfterALostAnswer(t *testing.T) {
+	a := cloudtest.NewAzure(t)
+	commits := 0
+	a.Rule = func(_ int, r *http.Request) *cloudtest.Fault {
+		switch op := cloudtest.Operation(r); {
+		case op == "put block list":
+			if commits++; commits == 1 {
+				return &cloudtest.Fault{CutRequest: -1}
+			}
+			return &cloudtest.Fault{Status: 400, Header: http.Header{"X-Ms-Error-Code": {"InvalidBlockList"}}}
+		case op == "head":
+			return &cloudtest.Fault{Status: 403, Header: http.Header{"X-Ms-Error-Code": {"AuthorizationPermissionMismatch"}}}
+		}
+		return nil
+	}
+	_, err := open(t, small(a)).Put(t.Context(), "a", bytes.NewReader(content()))
+	if err == nil || problem.KindOf(err) != problem.Unreachable || !strings.Contains(err.Error(), "it is not known whether the blob is stored") || !strings.Contains(problem.HintOf(err), "run the backup again") {
+		t.Errorf("%v, hint %q", err, problem.HintOf(err))
+	}
+	if commits != 2 {
+		t.Errorf("%d commits", commits)
+	}
+}
+
 // Nothing of a stream stays when it breaks while it is kept in the temporary file.
 func TestBrokenSourceWhileSpooled(t *testing.T) {
 	a := cloudtest.NewAzure(t)

@@ -18,6 +18,7 @@ import (
 	azblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 	"github.com/n8keep/n8keep/internal/blob"
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/remote"
 )
 
@@ -233,6 +234,11 @@ func (u *upload) settle(ctx context.Context, v version, err error) (version, err
 		return live, nil
 	case lookErr == nil:
 		return version{}, blob.ErrExists
+	case isStatus(lookErr, http.StatusForbidden) && u.unheard && isCode(err, "InvalidBlockList"):
+		// The blocks are in the blob, or were discarded: only who may look can tell.
+		p := problem.New(problem.Unreachable, "an answer was lost, the blocks are gone, and this identity may not look: it is not known whether the blob is stored")
+		p.Err = err
+		return version{}, p.WithHint("look for it with an identity that may read (a restorer's), and run the backup again")
 	case isStatus(lookErr, http.StatusForbidden) && u.unheard:
 		// Nobody else uses our names: it was our own request that was carried out.
 		if v.time, lookErr = u.s.Clock(ctx); lookErr != nil {
