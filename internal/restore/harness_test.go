@@ -133,6 +133,10 @@ func (j job) do() (o outcome) {
 		if err := j.restorePostgres(ctx); err != nil {
 			return fail(err)
 		}
+	case "scratch":
+		if err := j.scratch(ctx); err != nil {
+			return fail(err)
+		}
 	case "attach":
 		db, err := sql.Open("sqlite", filepath.Join(j.To, "database.sqlite"))
 		if err != nil {
