@@ -147,8 +147,9 @@ func (t *take) lost(err error) error {
 	}
 	var network *net.OpError // not net.Error, which every system error is: a full disk is no lost connection
 	lost := errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network)
-	// What the server says when it is stopped or has lost the session, and the driver when it has closed it.
-	for _, text := range []string{"SQLSTATE 57P", "SQLSTATE 08", "conn closed"} {
+	// What the server says when it is stopped, has lost the session, or has lost the one that exported the snapshot, and
+	// the driver when it has closed it.
+	for _, text := range []string{"SQLSTATE 57P", "SQLSTATE 08", "conn closed", "invalid snapshot identifier"} {
 		lost = lost || strings.Contains(err.Error(), text)
 	}
 	if lost {
