@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"net/url"
 
 	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/api"
@@ -35,7 +36,7 @@ func (a *App) BackupVerifyScratch(ctx context.Context, o ArchiveOptions, io Inst
 		return nil, problem.New(problem.Usage, "archive %q %s, and --scratch is for PostgreSQL", arc.id, what).
 			WithHint("leave --scratch out: --level secrets opens everything that is in it")
 	}
-	s := &scratchRun{app: a, dsn: dsn, place: (&instance{dsn: dsn}).place()}
+	s := &scratchRun{app: a, dsn: dsn, place: serverOf(dsn)}
 	recovered, err := restore.CheckScratch(ctx, restore.ScratchConfig{DSN: dsn, Now: a.Now, Logger: a.Logger})
 	if err != nil {
 		return nil, err
@@ -58,8 +59,17 @@ func (a *App) BackupVerifyScratch(ctx context.Context, o ArchiveOptions, io Inst
 type scratchRun struct {
 	app   *App
 	dsn   string
-	place string // without password
+	place string // the server, without password
 	work  *backup.Work
+}
+
+// serverOf is a server for people: the address without password and database.
+func serverOf(dsn string) string {
+	if u, err := url.Parse(dsn); err == nil {
+		u.Path, u.RawPath = "", ""
+		dsn = u.String()
+	}
+	return (&instance{dsn: dsn}).place()
 }
 
 // verify is backup.Verify that leaves the dump in the work folder. Without a server
