@@ -174,8 +174,8 @@ secrets  also opens every secret and compares it with what was proved
 With --sample some archives are verified, those first that were not looked at
 for the longest time; archives of another key than the one given at level full.
 
-With --scratch an archive of a PostgreSQL database is also loaded into a temporary
-database of that server, proved there, and the database is dropped.
+With --scratch an archive of a PostgreSQL database is also loaded into a
+temporary database of that server, proved there, and the database is dropped.
 
 Exit codes: 0 sound, 4 sound but degraded, 12 wrong instance key, 13 damaged,
 15 no identity opens it, 16 signature forged or signer unknown. With --sample it
