@@ -146,12 +146,13 @@ func (l *Listed) take(signed archive.SignedSidecar, err error, trust Trust) {
 }
 
 // readSidecar reads and checks the signature, not whether the signer is trusted.
-func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.SignedSidecar, error) {
-	b, _, err := sidecarBytes(ctx, store, id)
+func readSidecar(ctx context.Context, store blob.Store, id archive.ID) (archive.SignedSidecar, blob.Info, error) {
+	b, info, err := sidecarBytes(ctx, store, id)
 	if err != nil {
-		return archive.SignedSidecar{}, err
+		return archive.SignedSidecar{}, info, err
 	}
-	return parseSidecar(b, store, id)
+	signed, err := parseSidecar(b, store, id)
+	return signed, info, err
 }
 
 func sidecarBytes(ctx context.Context, store blob.Store, id archive.ID) ([]byte, blob.Info, error) {

@@ -74,6 +74,9 @@ type Verified struct {
 	Entries  int
 	// FailedTotal counts all of them.
 	FailedTotal int64
+	// Altered says what was done in the target to the archive's objects after they
+	// were put, one [FoundAltered] for each. What was verified is what was put first.
+	Altered []archive.Finding
 
 	list []pair // what the manifest says of each secret
 }
@@ -125,11 +128,16 @@ func Unpack(ctx context.Context, cfg VerifyConfig, dir string) (*Verified, error
 
 // ReadSidecar reads an archive's sidecar and checks its signature and signer.
 func ReadSidecar(ctx context.Context, store blob.Store, id archive.ID, trust Trust) (archive.SignedSidecar, error) {
-	signed, err := readSidecar(ctx, store, id)
+	signed, _, err := readTrusted(ctx, store, id, trust)
+	return signed, err
+}
+
+func readTrusted(ctx context.Context, store blob.Store, id archive.ID, trust Trust) (archive.SignedSidecar, blob.Info, error) {
+	signed, info, err := readSidecar(ctx, store, id)
 	if err != nil {
-		return signed, err
+		return signed, info, err
 	}
-	return signed, trust.Check(signed)
+	return signed, info, trust.Check(signed)
 }
 
 type verifier struct {
@@ -142,11 +150,12 @@ func newVerifier(ctx context.Context, cfg VerifyConfig) (*verifier, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	signed, err := ReadSidecar(ctx, cfg.Store, cfg.ID, cfg.Trust)
+	signed, info, err := readTrusted(ctx, cfg.Store, cfg.ID, cfg.Trust)
 	if err != nil {
 		return nil, err
 	}
 	v := &verifier{VerifyConfig: cfg, hash: sha256.New(), result: Verified{Sidecar: signed.Sidecar, Signer: signed.Signer, Level: cfg.Level}}
+	v.result.Altered = altered(cfg.ID, info)
 	if cfg.Level == Secrets {
 		if err := CheckKey(signed.Sidecar, cfg.Key); err != nil {
 			return nil, err
@@ -171,6 +180,7 @@ func (v *verifier) open(ctx context.Context) (io.Reader, io.Closer, error) {
 	if err != nil {
 		return nil, nil, targetProblem(err, v.Store, "reading archive %q", s.ID)
 	}
+	v.result.Altered = append(v.result.Altered, altered(v.ID, info)...)
 	if info.Size != s.Size {
 		r.Close()
 		what := "truncated"
@@ -204,8 +214,12 @@ func (v *verifier) checkSum() error {
 }
 
 func (v *verifier) damaged(err error) *problem.Error {
-	return &problem.Error{Kind: problem.Damaged, Msg: fmt.Sprintf("archive %q is damaged%s", v.ID, strings.TrimPrefix(": "+err.Error(), ": damaged")), Err: err,
+	p := &problem.Error{Kind: problem.Damaged, Msg: fmt.Sprintf("archive %q is damaged%s", v.ID, strings.TrimPrefix(": "+err.Error(), ": damaged")), Err: err,
 		Hint: fmt.Sprintf("nothing was written; take another archive: \"n8keep backup list --target %s\"", flagValue(v.Store.Properties().Location))}
+	for _, f := range v.result.Altered {
+		p.WithHint("%s", f.Detail)
+	}
+	return p
 }
 
 // unpack reads the archive to its authenticated end, keeps the entries that keep
