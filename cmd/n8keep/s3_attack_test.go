@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/json"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -74,9 +76,46 @@ func TestOwnedWriter(t *testing.T) {
 	if r := l.must(nil, "backup", "list", "--target", l.target); !strings.Contains(r.stdout, "overwritten") && !strings.Contains(r.stdout, "deleted") {
 		t.Errorf("the tampering is not reported:\n%s", r.stdout)
 	}
-	l.must(nil, "backup", "verify", made.ID, "--target", l.target, "--level", "secrets", "-i", l.identity, "--key-file", l.key)
+	objects := []string{made.ID + ".json", made.ID + ".tar.zst.age"}
+	// altered wants both objects named, in findings and in warnings.
+	altered := func(what string, findings []api.Finding, warnings []string) {
+		t.Helper()
+		for _, name := range objects {
+			if !slices.ContainsFunc(findings, func(f api.Finding) bool {
+				return f.Code == "altered" && f.Place == made.ID && strings.Contains(f.Detail, name)
+			}) {
+				t.Errorf("%s: no finding about %s: %+v", what, name, findings)
+			}
+			if !slices.ContainsFunc(warnings, func(w string) bool { return strings.Contains(w, name) }) {
+				t.Errorf("%s: no warning about %s: %q", what, name, warnings)
+			}
+		}
+	}
+	keys := []string{"--target", l.target, "-i", l.identity, "--key-file", l.key, "--json"}
+	for _, level := range []string{"quick", "full", "secrets"} {
+		r := l.run("", append([]string{"backup", "verify", made.ID, "--level", level}, keys...)...)
+		var doc api.Verified
+		if err := json.Unmarshal([]byte(r.stdout), &doc); err != nil || r.code != 4 || doc.Error == nil || doc.Error.Kind != "check_failed" || !strings.Contains(doc.Error.Message, "is undamaged, but the sidecar") {
+			t.Errorf("verify at level %s: exit %d, %v\n%s", level, r.code, err, r.stdout)
+		}
+		altered("verify "+level, doc.Findings, doc.Warnings)
+	}
+	r := l.run("", append([]string{"backup", "verify", "--sample", "1", "--level", "secrets"}, keys...)...)
+	var sampled api.Sampled
+	if err := json.Unmarshal([]byte(r.stdout), &sampled); err != nil || r.code != 4 || sampled.Failed != 1 || sampled.Archives[0].Outcome != "altered" || !strings.Contains(sampled.Archives[0].Problem, objects[1]) {
+		t.Errorf("sample: exit %d, %v\n%s", r.code, err, r.stdout)
+	}
+	for _, more := range [][]string{nil, {"-i", l.identity}} {
+		var shown api.Shown
+		l.must(&shown, append([]string{"backup", "show", made.ID, "--target", l.target, "--json"}, more...)...)
+		altered("show", shown.Findings, shown.Warnings)
+	}
 	to := filepath.Join(l.dir, "again")
-	l.must(nil, "restore", "latest", "--target", l.target, "-i", l.identity, "--key-file", l.key, "--to", to, "--json")
+	for _, more := range [][]string{{"--dry-run"}, nil} {
+		var restored api.Restore
+		l.must(&restored, append(append([]string{"restore", "latest", "--to", to}, keys...), more...)...)
+		altered("restore", restored.Findings, restored.Warnings)
+	}
 	var seen api.Census
 	l.must(&seen, "census", "--n8n-dir", to, "--json")
 	if seen.Totals.Failed != 0 || seen.Totals.Opened != made.SecretsOpened {

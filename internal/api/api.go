@@ -147,7 +147,8 @@ type Shown struct {
 	LastMigration string    `json:"last_migration"`
 	SHA256        string    `json:"sha256"`
 	Target        string    `json:"target"`
-	Findings      []Finding `json:"findings,omitempty"`
+	Findings      []Finding `json:"findings,omitempty"` // "altered" without an identity, too
+	Warnings      []string  `json:"warnings"`
 	Places        []Place   `json:"places,omitempty"`
 	Tables        []Table   `json:"tables,omitempty"`
 	Entries       []Entry   `json:"entries,omitempty"`

@@ -101,7 +101,7 @@ type Sampled struct {
 type SampleOutcome struct {
 	ID      string  `json:"id"`
 	Level   string  `json:"level"`   // full instead of secrets when the key is another's
-	Outcome string  `json:"outcome"` // sound, degraded, or the kind of the error
+	Outcome string  `json:"outcome"` // sound, degraded, altered, or the kind of the error
 	Problem string  `json:"problem,omitempty"`
 	Hint    string  `json:"hint,omitempty"`
 	Seconds float64 `json:"seconds"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -84,8 +85,16 @@ func (a *App) BackupShow(ctx context.Context, o ArchiveOptions) (*api.Shown, err
 		return nil, err
 	}
 	s := signed.Sidecar
-	doc := &api.Shown{Archive: archiveDoc(s, signed.Signer, true), LastMigration: s.LastMigration, SHA256: s.SHA256, Target: arc.store.Properties().Location}
+	doc := &api.Shown{Archive: archiveDoc(s, signed.Signer, true), LastMigration: s.LastMigration, SHA256: s.SHA256, Target: arc.store.Properties().Location, Warnings: []string{}}
 	if len(o.Identities) == 0 {
+		found, err := backup.Altered(ctx, arc.store, arc.id)
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if err != nil {
+			doc.Warnings = append(doc.Warnings, err.Error())
+		}
+		doc.Findings, doc.Warnings = findingDocs(found), append(doc.Warnings, alteredWarnings(found)...)
 		return doc, nil
 	}
 	v, err := backup.Verify(ctx, backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: backup.Full, Trust: arc.trust, Identities: o.Identities,
@@ -94,7 +103,7 @@ func (a *App) BackupShow(ctx context.Context, o ArchiveOptions) (*api.Shown, err
 		return nil, err
 	}
 	m := v.Manifest
-	doc.Findings = findingDocs(m.Findings)
+	doc.Findings, doc.Warnings = foundDocs(v), alteredWarnings(v.Altered)
 	for _, p := range m.Census {
 		doc.Places = append(doc.Places, api.Place{Place: p.Place, ByKey: p.ByKey, Totals: api.Totals{Values: p.Values, Opened: p.Opened, Failed: p.Failed, Plaintext: p.Plaintext}})
 	}
@@ -107,8 +116,23 @@ func (a *App) BackupShow(ctx context.Context, o ArchiveOptions) (*api.Shown, err
 	return doc, nil
 }
 
+// foundDocs are the findings of an archive's manifest, and what was done to the
+// archive in its target.
+func foundDocs(v *backup.Verified) []api.Finding {
+	return findingDocs(slices.Concat(v.Manifest.Findings, v.Altered))
+}
+
+func alteredWarnings(found []archive.Finding) []string {
+	warnings := []string{}
+	for _, f := range found {
+		warnings = append(warnings, fmt.Sprintf("archive %s: %s", f.Place, f.Detail))
+	}
+	return warnings
+}
+
 // BackupVerify verifies an archive. One that is sound but holds secrets that do
-// not open is a document and an error of kind CheckFailed.
+// not open, or was altered in its target, is a document and an error of kind
+// CheckFailed.
 func (a *App) BackupVerify(ctx context.Context, o ArchiveOptions, io InstanceOptions, level backup.Level) (*api.Verified, error) {
 	arc, err := a.open(ctx, o)
 	if err != nil {
@@ -149,12 +173,29 @@ func (a *App) verifyIn(ctx context.Context, arc opened, o ArchiveOptions, io Ins
 		return nil, err
 	}
 	counts["entries"], counts["secrets_opened"], counts["secrets_failed"] = int64(v.Entries), v.Opened, v.FailedTotal
-	doc = &api.Verified{ID: string(arc.id), Target: arc.store.Properties().Location, Warnings: list(key.warnings), Level: level.String(), State: string(v.Sidecar.State), Signer: v.Signer.Fingerprint(), Size: v.Sidecar.Size,
-		Entries: v.Entries, SecretsOpened: v.Opened, Failures: archivedFailures(v.Failed), Findings: findingDocs(v.Manifest.Findings), Scratch: scratch.server(), Seconds: a.Now().Sub(start).Seconds()}
+	doc = &api.Verified{ID: string(arc.id), Target: arc.store.Properties().Location, Warnings: append(list(key.warnings), alteredWarnings(v.Altered)...), Level: level.String(), State: string(v.Sidecar.State), Signer: v.Signer.Fingerprint(), Size: v.Sidecar.Size,
+		Entries: v.Entries, SecretsOpened: v.Opened, Failures: archivedFailures(v.Failed), Findings: foundDocs(v), Scratch: scratch.server(), Seconds: a.Now().Sub(start).Seconds()}
+	if len(v.Altered) > 0 {
+		return doc, alteredArchive(v)
+	}
 	if v.Sidecar.State != archive.StateGood {
 		return doc, degradedArchive(v.Sidecar, doc.Target)
 	}
 	return doc, nil
+}
+
+// alteredArchive is about an archive that somebody tried to replace or to remove.
+func alteredArchive(v *backup.Verified) error {
+	var what []string
+	for _, f := range v.Altered {
+		what = append(what, f.Detail)
+	}
+	than := ""
+	if v.Sidecar.State != archive.StateGood {
+		than = " (and degraded when it was made)"
+	}
+	return problem.New(problem.CheckFailed, "archive %q is undamaged%s, but %s", v.Sidecar.ID, than, strings.Join(what, "; ")).
+		WithHint("it can be restored: what was put first is what is read; n8keep never alters an object, so find out who did, and change the credentials of whoever may write there")
 }
 
 func degradedArchive(s archive.Sidecar, target string) error {
@@ -184,10 +225,14 @@ func (a *App) explainKey(ctx context.Context, err error, arc opened, key resolve
 		return err
 	}
 	hintKey(p, key)
-	if ids := a.archivesOf(ctx, arc, string(key.key.Fingerprint())); len(ids) > 0 {
+	hintArchives(p, a.archivesOf(ctx, arc, string(key.key.Fingerprint())))
+	return p
+}
+
+func hintArchives(p *problem.Error, ids []archive.ID) {
+	if len(ids) > 0 {
 		p.WithHint("the key given is the one of archive %q%s", ids[0], more(len(ids)-1))
 	}
-	return p
 }
 
 // hintKey says where a key that does not fit came from, and what is odd about it.

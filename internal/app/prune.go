@@ -67,7 +67,7 @@ func (a *App) BackupPrune(ctx context.Context, o ArchiveOptions, po PruneOptions
 	doc.Target = store.Properties().Location
 	doc.Seconds = a.Now().Sub(start).Seconds()
 	if po.DryRun {
-		return doc, nil
+		return doc, damagedThere(doc)
 	}
 	if doc.Removed > 0 {
 		if err := po.Confirm(doc); err != nil {
@@ -94,7 +94,26 @@ func (a *App) BackupPrune(ctx context.Context, o ArchiveOptions, po PruneOptions
 		}
 	}
 	counts["removed"], counts["kept"], counts["failed"], counts["bytes"], counts["findings"] = res.Removed, res.Kept, res.Failed, res.Bytes, int64(len(plan.Findings))
+	if err == nil {
+		err = damagedThere(doc)
+	}
 	return doc, err
+}
+
+// damagedThere is an error as long as the target holds an archive that is known to
+// be damaged.
+func damagedThere(doc *api.Prune) error {
+	var ids []string
+	for _, f := range doc.Findings {
+		if f.Code == backup.FoundDamaged {
+			ids = append(ids, f.Place)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return problem.New(problem.Partial, "archive %q%s was found damaged; it is kept, and counts for nothing", ids[0], more(len(ids)-1)).
+		WithHint("look again with \"n8keep backup verify %s --target %s\"; if it is damaged indeed, it is for a person to remove: %s.json first, then %s.tar.zst.age", ids[0], doc.Target, ids[0], ids[0])
 }
 
 func keepsOf(p config.RetentionPolicy) retention.Policy { return retention.Policy(p.OrDefault()) }

@@ -147,7 +147,8 @@ func degradedRestore(v *backup.Verified) error {
 }
 
 func describe(doc *api.Restore, v *backup.Verified) {
-	doc.SecretsOpened, doc.Failures, doc.Findings = v.Opened, archivedFailures(v.Failed), findingDocs(v.Manifest.Findings)
+	doc.SecretsOpened, doc.Failures, doc.Findings = v.Opened, archivedFailures(v.Failed), foundDocs(v)
+	doc.Warnings = append(doc.Warnings, alteredWarnings(v.Altered)...)
 }
 
 func parseOwner(s string) (*restore.Owner, error) {

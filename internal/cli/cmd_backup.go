@@ -134,6 +134,7 @@ func (c *commands) backupShowCmd() *cobra.Command {
 }
 
 func (c *commands) printShown(doc *api.Shown) {
+	c.warn(doc.Warnings)
 	c.term.KeyValues(
 		"archive", doc.ID,
 		"state", doc.State,
@@ -177,9 +178,10 @@ for the longest time; archives of another key than the one given at level full.
 With --scratch an archive of a PostgreSQL database is also loaded into a
 temporary database of that server, proved there, and the database is dropped.
 
-Exit codes: 0 sound, 4 sound but degraded, 12 wrong instance key, 13 damaged,
-15 no identity opens it, 16 signature forged or signer unknown. With --sample it
-is that of the worst archive.`,
+Exit codes: 0 sound, 4 sound but degraded, or sound but altered in the target,
+12 wrong instance key, 13 damaged, 15 no identity opens it, 16 signature forged
+or signer unknown. With --sample it is that of the worst archive, and 12 when the
+key fits none of them, or not the newest archive.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if sample != "" {
 				return noArgs(cmd, args)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,7 +21,8 @@ func (c *commands) backupListCmd() *cobra.Command {
 With several targets, an archive stands once, with the targets it is missing on.
 Without --target these are all targets of the configuration.
 
-Exit codes: 3 some of several targets could not be listed.`,
+Exit codes: 3 some of several targets could not be listed; why stands on stderr,
+with --json too, and the array has what the others hold.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a, err := c.app()
@@ -31,7 +33,9 @@ Exit codes: 3 some of several targets could not be listed.`,
 			if docs == nil {
 				return err
 			}
-			return c.finish(docs, err, func(*api.Error) {}, func() { c.printList(docs) })
+			err = errors.Join(c.finish(docs, nil, nil, func() { c.printList(docs) }), err)
+			c.term.JSON = false // an array has no place for the error: it is on stderr
+			return err
 		},
 	}
 	f := cmd.Flags()

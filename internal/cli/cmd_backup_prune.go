@@ -26,7 +26,7 @@ anything goes; the newest of each instance key; what is locked; and what was
 altered, is damaged, or has an unknown signer.
 
 Exit codes: 2 the clock cannot be right, or nobody confirmed, 3 some could not
-be removed.`,
+be removed, or an archive there was found damaged.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a, err := c.app()
