@@ -180,8 +180,8 @@ temporary database of that server, proved there, and the database is dropped.
 
 Exit codes: 0 sound, 4 sound but degraded, or sound but altered in the target,
 12 wrong instance key, 13 damaged, 15 no identity opens it, 16 signature forged
-or signer unknown. With --sample it is that of the worst archive, and 12 when the
-key fits none of them, or not the newest archive.`,
+or signer unknown. With --sample it is that of the worst archive, and 12 when
+the key fits none of them, or not the newest archive.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if sample != "" {
 				return noArgs(cmd, args)
