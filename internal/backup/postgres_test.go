@@ -202,50 +202,34 @@ func TestPostgresRewrittenMeanwhile(t *testing.T) {
 // Somebody who waits for our locks ends the backup, which leaves nothing.
 func TestPostgresYields(t *testing.T) {
 	h, dsn := newPostgresHost(t, "2.41.1-postgres")
+	h.cfg.Postgres.Engine = backup.EnginePgDump
 	h.cfg.Postgres.YieldAfter = 1 // nanosecond
-	// The first write of the archive waits until somebody waits for us.
-	waiting := make(chan struct{})
+	// More than fits into the pipe from pg_dump.
+	execute(t, dsn, `CREATE TABLE data_table_user_big (id int PRIMARY KEY, note text)`,
+		`INSERT INTO data_table_user_big SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 8000) i`)
+	// From its first byte the dump has its locks. It then stands still until the
+	// upgrade has come through, which it can only when the backup has given way.
+	begun, upgraded := make(chan struct{}), make(chan error, 1)
+	begin := sync.OnceFunc(func() { close(begun) })
+	through := make(chan struct{})
 	h.cfg.Progress = func(phase string, done, total int64) {
 		if phase == "dumping the database" && done > 0 {
-			<-waiting
+			begin()
+			<-through
 		}
 	}
-	upgraded := make(chan error, 1)
 	go func() {
+		defer close(through)
+		<-begun
 		conn, err := pgx.Connect(t.Context(), dsn)
-		if err != nil {
-			upgraded <- err
-			return
+		if err == nil {
+			defer conn.Close(t.Context())
+			_, err = conn.Exec(t.Context(), "ALTER TABLE workflow_entity ADD COLUMN later text")
 		}
-		defer conn.Close(t.Context())
-		// Until the backup reads, this is granted at once; then it has to wait.
-		for i := 0; ; i++ {
-			if _, err := conn.Exec(t.Context(), "SET lock_timeout = '200ms'"); err != nil {
-				upgraded <- err
-				return
-			}
-			_, err := conn.Exec(t.Context(), "BEGIN; LOCK TABLE workflow_entity IN ACCESS EXCLUSIVE MODE")
-			if _, err := conn.Exec(t.Context(), "ROLLBACK"); err != nil {
-				upgraded <- err
-				return
-			}
-			if err != nil && strings.Contains(err.Error(), "55P03") {
-				break
-			}
-			if i > 10000 {
-				upgraded <- err
-				return
-			}
-		}
-		if _, err := conn.Exec(t.Context(), "SET lock_timeout = 0"); err != nil {
-			upgraded <- err
-			return
-		}
-		close(waiting)
-		_, err = conn.Exec(t.Context(), "ALTER TABLE workflow_entity ADD COLUMN later text")
 		upgraded <- err
 	}()
 	_, err := backup.Create(t.Context(), h.cfg)
+	begin()
 	if problem.KindOf(err) != problem.Busy {
 		t.Errorf("got %v", err)
 	}
