@@ -172,7 +172,10 @@ func postgresStory(t *testing.T, version, schema string, env ...string) {
 			t.Cleanup(func() {
 				db.exec(t, `DROP DATABASE "`+strings.TrimPrefix(mustURL(t, fresh.dsn).Path, "/")+`" WITH (FORCE)`)
 			})
-			k.works(t, labn8n.Start(t, again), c.b, before, echo, c.history)
+			// Each restore is proved by n8keep; an n8n is started on one archive of each engine and each history.
+			if i == 0 || i == 3 || os.Getenv("N8KEEP_SOAK") != "" {
+				k.works(t, labn8n.Start(t, again), c.b, before, echo, c.history)
+			}
 		})
 	}
 	step("restore over the instance", func(t *testing.T) {
