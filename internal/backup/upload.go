@@ -20,7 +20,9 @@ type upload struct {
 	done  chan error
 	over  bool
 	err   error
-	lost  error // why the target is given up; nil while it takes part
+
+	mu   sync.Mutex
+	lost error // why the target is given up; nil while it takes part
 }
 
 func startUpload(ctx context.Context, store blob.Store, name string) *upload {
@@ -32,6 +34,22 @@ func startUpload(ctx context.Context, store blob.Store, name string) *upload {
 		u.done <- err
 	}()
 	return u
+}
+
+// lose gives the target up; the first reason stands.
+func (u *upload) lose(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.lost == nil {
+		u.lost = err
+	}
+}
+
+// reason is why the target is given up, nil while it takes part.
+func (u *upload) reason() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.lost
 }
 
 var errAborted = errors.New("the backup was given up")
@@ -65,7 +83,8 @@ func (u *upload) fail() error {
 }
 
 // uploads sends one stream to several stores. A store that fails is given up, and
-// the others go on.
+// the others go on. Write may still run in the archive writer's goroutine while
+// explain is called.
 type uploads struct {
 	list []*upload
 }
@@ -80,29 +99,26 @@ func startUploads(ctx context.Context, stores []blob.Store, name string) *upload
 
 // Write returns an error when no store is left.
 func (u *uploads) Write(p []byte) (int, error) {
-	if len(u.list) == 1 && u.list[0].lost == nil {
+	if len(u.list) == 1 && u.list[0].reason() == nil {
 		n, err := u.list[0].Write(p)
-		u.list[0].lost = err
+		u.list[0].lose(err)
 		return n, err
 	}
 	var wg sync.WaitGroup
 	for _, up := range u.list {
-		if up.lost != nil {
+		if up.reason() != nil {
 			continue
 		}
 		wg.Go(func() {
-			if _, err := up.Write(p); err != nil {
-				up.lost = err
-			}
+			_, err := up.Write(p)
+			up.lose(err)
 		})
 	}
 	wg.Wait()
-	for _, up := range u.list {
-		if up.lost == nil {
-			return len(p), nil
-		}
+	if err := u.verdict(); err != nil {
+		return 0, err
 	}
-	return 0, u.list[0].lost
+	return len(p), nil
 }
 
 // finish ends the streams; the error is the first store's, when none has taken
@@ -111,13 +127,15 @@ func (u *uploads) finish() error {
 	var wg sync.WaitGroup
 	for _, up := range u.list {
 		wg.Go(func() {
-			if up.lost != nil {
-				if err := up.fail(); err != nil {
-					up.lost = err
-				}
+			if up.reason() == nil {
+				up.lose(up.finish())
 				return
 			}
-			up.lost = up.finish()
+			if err := up.fail(); err != nil {
+				up.mu.Lock()
+				up.lost = err // says more than the broken pipe
+				up.mu.Unlock()
+			}
 		})
 	}
 	wg.Wait()
@@ -126,22 +144,22 @@ func (u *uploads) finish() error {
 
 func (u *uploads) verdict() error {
 	for _, up := range u.list {
-		if up.lost == nil {
+		if up.reason() == nil {
 			return nil
 		}
 	}
-	return u.list[0].lost
+	return u.list[0].reason()
 }
 
 // commit puts the sidecar where the archive is.
 func (u *uploads) commit(ctx context.Context, id archive.ID, sidecar []byte) error {
 	for _, up := range u.list {
-		if up.lost != nil {
+		if up.reason() != nil {
 			continue
 		}
 		if _, err := up.store.Put(ctx, id.SidecarName(), bytes.NewReader(sidecar)); err != nil {
-			up.lost = targetProblem(err, up.store, "writing the sidecar of %q", id).
-				WithHint("the archive itself is stored but does not count without its sidecar; run the backup again")
+			up.lose(targetProblem(err, up.store, "writing the sidecar of %q", id).
+				WithHint("the archive itself is stored but does not count without its sidecar; run the backup again"))
 		}
 	}
 	return u.verdict()
@@ -158,13 +176,13 @@ func (u *uploads) abort() {
 
 // explain prefers the targets' own error over the broken pipe it caused.
 func (u *uploads) explain(err error) error {
+	for _, up := range u.list {
+		up.lose(err) // before the pipe is closed, which a running Write would take for the reason
+	}
 	var reason error
 	for _, up := range u.list {
 		if e := up.fail(); e != nil && reason == nil {
 			reason = e
-		}
-		if up.lost == nil {
-			up.lost = err
 		}
 	}
 	for _, up := range u.list {
@@ -181,7 +199,7 @@ func (u *uploads) explain(err error) error {
 // stored says where the archive is, and what went wrong with the other targets.
 func (u *uploads) stored() (targets []Stored) {
 	for _, up := range u.list {
-		targets = append(targets, Stored{Target: up.store.Properties().Location, Err: up.lost})
+		targets = append(targets, Stored{Target: up.store.Properties().Location, Err: up.reason()})
 	}
 	return targets
 }

@@ -38,7 +38,8 @@ const (
 	LoseAnswer
 	// CutRequest passes After bytes of the request's body on and then cuts both connections.
 	CutRequest
-	// CutAnswer passes After bytes of the answer's body on and then cuts the connection.
+	// CutAnswer passes After bytes of the answer's body on and then ends the connection.
+	// It is not reset: a reset may overtake and discard what was passed on.
 	CutAnswer
 	// StallRequest reads After bytes of the request's body and then nothing more, and never answers.
 	StallRequest
@@ -325,7 +326,6 @@ func (p *Proxy) reply(client net.Conn, r *http.Request, resp *http.Response, f *
 		if f.Kind == StallAnswer && errors.Is(err, errCut) {
 			<-p.done
 		}
-		cut(client)
 		return false
 	}
 	return false

@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -104,19 +105,41 @@ func open(ctx context.Context, path string) (*DB, error) {
 	for i := range parts {
 		parts[i] = url.PathEscape(parts[i])
 	}
-	pool, err := sql.Open("sqlite", "file:"+strings.Join(parts, "/")+"?_txlock=immediate&_pragma=busy_timeout(10000)"+
-		"&_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=foreign_keys(1)&_pragma=trusted_schema(0)&_pragma=temp_store(2)")
+	pool, err := sql.Open("sqlite", "file:"+strings.Join(parts, "/")+"?_txlock=immediate"+
+		fmt.Sprintf("&_pragma=busy_timeout(%d)", patience.Milliseconds())+"&_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=foreign_keys(1)&_pragma=trusted_schema(0)&_pragma=temp_store(2)")
 	if err != nil {
 		return nil, err
 	}
 	// One connection: SQLite has one writer, and waiting for it in Go costs nothing.
 	pool.SetMaxOpenConns(1)
 	db := &DB{pool: pool, path: path}
-	if err := db.migrate(ctx); err != nil {
+	if err := db.begin(ctx); err != nil {
 		return nil, errors.Join(err, pool.Close())
 	}
 	return db, nil
 }
+
+// begin makes the first connection. SQLite does not wait, whatever busy_timeout
+// says, while another process changes the journal mode of a new file or removes
+// the log with its last connection.
+func (db *DB) begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		err := db.migrate(ctx)
+		if !busy(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+	}
+}
+
+// patience is how long another process is waited for.
+const patience = 10 * time.Second
 
 // Close ends the use of the file.
 func (db *DB) Close() error { return db.pool.Close() }
@@ -169,12 +192,19 @@ func (db *DB) change(ctx context.Context, do func(*sql.Tx) error) error {
 }
 
 func damaged(err error) bool {
+	code := codeOf(err)
+	return code == sqlite3.SQLITE_CORRUPT || code == sqlite3.SQLITE_NOTADB
+}
+
+func busy(err error) bool { return codeOf(err) == sqlite3.SQLITE_BUSY }
+
+// codeOf is SQLite's primary result code, 0 when the error is none of its.
+func codeOf(err error) int {
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
-		return false
+		return 0
 	}
-	code := e.Code() & 0xff
-	return code == sqlite3.SQLITE_CORRUPT || code == sqlite3.SQLITE_NOTADB
+	return e.Code() & 0xff
 }
 
 // putAside renames the damaged file and what belongs to it. Of several processes
