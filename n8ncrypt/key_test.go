@@ -268,3 +268,18 @@ func TestParseFingerprint(t *testing.T) {
 		}
 	}
 }
+
+// A process that has seen many keys forgets some, and names all of them rightly.
+func TestFingerprintsRemembered(t *testing.T) {
+	m := &fingerprintMemo{known: map[[32]byte]func() Fingerprint{}}
+	for i := range maxRemembered {
+		m.known[[32]byte{byte(i), byte(i >> 8)}] = func() Fingerprint { return "wrong" }
+	}
+	first, second := m.of("one key"), m.of("another key")
+	if first != fingerprintOf("one key") || second == first {
+		t.Errorf("%s, %s", first, second)
+	}
+	if m.of("one key") != first || len(m.known) != 2 {
+		t.Errorf("%d remembered", len(m.known))
+	}
+}

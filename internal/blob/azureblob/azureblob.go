@@ -57,6 +57,7 @@ func New(_ context.Context, cfg Config) (*Store, error) {
 		cfg.BlockSize = 8 << 20
 	}
 	s := &Store{cfg: cfg, clock: &skew{now: cfg.Now}}
+	s.cfg.Retry.Heard = s.clock.heard.Load
 	if err := s.connect(); err != nil {
 		return nil, problem.Wrap(problem.Usage, err, "opening %q", cfg.location()).WithHint("%s", whereSecretsBelong)
 	}

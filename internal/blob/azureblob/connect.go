@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -188,9 +189,10 @@ func (s *Store) signature(text string) (secrets, error) {
 // minutes away from ours: Azure refuses requests signed with a date more than 15
 // minutes off.
 type skew struct {
-	now func() time.Time
-	mu  sync.Mutex
-	off time.Duration
+	now   func() time.Time
+	heard atomic.Bool // something answered once
+	mu    sync.Mutex
+	off   time.Duration
 }
 
 // Do implements policy.Policy; it runs before the request is signed.
@@ -203,6 +205,7 @@ func (k *skew) Do(req *policy.Request) (*http.Response, error) {
 	}
 	resp, err := req.Next()
 	if err == nil {
+		k.heard.Store(true)
 		k.learn(resp.Header.Get("Date"))
 	}
 	return resp, err

@@ -19,6 +19,7 @@ import (
 	"github.com/n8keep/n8keep/internal/blobtest"
 	"github.com/n8keep/n8keep/internal/cloudtest"
 	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/remote"
 )
 
 // content is three blocks of 512 KiB, of which the last is shorter.
@@ -88,6 +89,9 @@ func TestCreateOnly(t *testing.T) {
 					if puts++; puts == 1 && name != "no fault" {
 						return &fault
 					}
+					if puts == 2 && name == "answer lost" { // Azurite's answer does not say that it is the overwriting
+						return &cloudtest.Fault{Status: 403, Header: http.Header{"X-Ms-Error-Code": {"UnauthorizedBlobOverwrite"}}}
+					}
 				}
 				return nil
 			}
@@ -143,6 +147,45 @@ func TestBlocksThatAreGoneAfterALostAnswer(t *testing.T) {
 	}
 	if commits != 2 {
 		t.Errorf("%d commits", commits)
+	}
+}
+
+// A refusal after a lost answer may be one that was there from the beginning.
+func TestRefusedAfterALostAnswer(t *testing.T) {
+	a := cloudtest.NewAzure(t)
+	puts := 0
+	a.Rule = func(_ int, r *http.Request) *cloudtest.Fault {
+		if cloudtest.Operation(r) == "put blob" {
+			if puts++; puts == 1 {
+				return &cloudtest.Fault{CutRequest: -1}
+			}
+		}
+		return nil
+	}
+	cfg := small(a)
+	cfg.Spool = t.TempDir()
+	cfg.Env = cloudtest.Env("AZURE_STORAGE_SAS_TOKEN", a.SAS(t, "l", time.Hour))
+	_, err := open(t, cfg).Put(t.Context(), "a", bytes.NewReader(content()))
+	if problem.KindOf(err) != problem.Unreachable || !strings.Contains(fmt.Sprint(err), "it is not known whether the blob is stored") || !strings.Contains(problem.HintOf(err), "run the backup again") {
+		t.Errorf("%v, hint %q", err, problem.HintOf(err))
+	}
+	if puts != 2 {
+		t.Errorf("%d puts", puts)
+	}
+}
+
+// Nobody listens at the address: somebody waits for the answer.
+func TestServiceThatNeverAnswers(t *testing.T) {
+	a := cloudtest.NewAzure(t)
+	cfg := config(a)
+	cfg.Endpoint = "http://127.0.0.1:1"
+	waits := 0
+	cfg.Retry = remote.Retry{Attempts: 1000, Wait: func(context.Context, time.Duration) error { waits++; return nil }}
+	if _, err := open(t, cfg).Stat(t.Context(), "a"); problem.KindOf(err) != problem.Unreachable {
+		t.Errorf("Stat: %v", err)
+	}
+	if waits > 10 {
+		t.Errorf("tried %d times", waits+1)
 	}
 }
 

@@ -218,8 +218,8 @@ func (u *upload) settle(ctx context.Context, v version, err error) (version, err
 	if err == nil {
 		return v, nil
 	}
-	// Blocks vanish when somebody commits others, or the same, under the name; and who
-	// may only create is refused to overwrite.
+	// Blocks vanish when somebody commits others, or the same, under the name; and some
+	// services refuse whoever may only create without saying that it is the overwriting.
 	taken := isStatus(err, http.StatusPreconditionFailed) || isCode(err, "BlobAlreadyExists", "BlobImmutableDueToPolicy", "UnauthorizedBlobOverwrite")
 	perhaps := isCode(err, "InvalidBlockList", "AuthorizationPermissionMismatch")
 	switch {
@@ -234,9 +234,10 @@ func (u *upload) settle(ctx context.Context, v version, err error) (version, err
 		return live, nil
 	case lookErr == nil:
 		return version{}, blob.ErrExists
-	case isStatus(lookErr, http.StatusForbidden) && u.unheard && isCode(err, "InvalidBlockList"):
-		// The blocks are in the blob, or were discarded: only who may look can tell.
-		p := problem.New(problem.Unreachable, "an answer was lost, the blocks are gone, and this identity may not look: it is not known whether the blob is stored")
+	case isStatus(lookErr, http.StatusForbidden) && u.unheard && perhaps:
+		// The blocks are in the blob, or were discarded; the identity may not overwrite, or
+		// never was allowed to create: only who may look can tell.
+		p := problem.New(problem.Unreachable, "an answer was lost, the next request was refused, and this identity may not look: it is not known whether the blob is stored")
 		p.Err = err
 		return version{}, p.WithHint("look for it with an identity that may read (a restorer's), and run the backup again")
 	case isStatus(lookErr, http.StatusForbidden) && u.unheard:
