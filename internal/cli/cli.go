@@ -118,7 +118,7 @@ Start with "n8keep demo", or on your own n8n with "n8keep census --n8n-dir DIR".
 	f.StringVar(&c.options.SigningKey, "signing-key", "", "`FILE` with the key that signs archives (default signing.key in the configuration folder)")
 	f.BoolVar(&c.term.JSON, "json", false, "print exactly one JSON document")
 	f.BoolVarP(&c.term.Quiet, "quiet", "q", false, "no progress, no warnings")
-	root.AddCommand(c.initCmd(), c.demoCmd(), c.censusCmd(), c.keyCmd(), c.backupCmd(), c.restoreCmd(), c.exportCmd(), c.targetCmd(), c.statusCmd(), version)
+	root.AddCommand(c.initCmd(), c.demoCmd(), c.censusCmd(), c.keyCmd(), c.backupCmd(), c.restoreCmd(), c.exportCmd(), c.rotateCmd(), c.dataKeyCmd(), c.reencryptCmd(), c.targetCmd(), c.statusCmd(), version)
 	root.SetHelpCommand(helpCmd(root))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -58,16 +58,20 @@ func (c *commands) printCensus(doc *api.Census) {
 		c.term.Line("")
 		c.term.Table([]string{"place!", "values>", "open>", "fail>", "plain>", "keys"}, rows)
 	}
-	for _, u := range doc.Unlisted {
+	c.printUnlisted(doc.Unlisted)
+	c.printFailures(doc.Failures)
+	c.term.Line("")
+	c.term.Line(doc.Verdict)
+}
+
+func (c *commands) printUnlisted(unlisted []api.Unlisted) {
+	for _, u := range unlisted {
 		kind := "like n8n's ciphertext"
 		if u.Opened > 0 {
 			kind += fmt.Sprintf(", of which a known key opens %d", u.Opened)
 		}
 		c.term.Line(fmt.Sprintf("outside the known places: %s.%s: %s %s", u.Table, u.Column, Plural(u.Values, "value"), kind))
 	}
-	c.printFailures(doc.Failures)
-	c.term.Line("")
-	c.term.Line(doc.Verdict)
 }
 
 func (c *commands) printFailures(failures []api.Secret) {

@@ -1,0 +1,23 @@
+package app
+
+import (
+	"context"
+
+	"github.com/n8keep/n8keep/internal/api"
+)
+
+// ReencryptOptions are the options of "reencrypt".
+type ReencryptOptions struct {
+	To            string // active, a data key's id, legacy
+	Flag          string // on, off, "": as in this environment
+	Stopped       bool   // n8n does not run
+	AllExecutions bool
+	Rate          float64 // rows per second; 0: unlimited
+	DryRun        bool
+	// Confirm is shown the plan before anything is changed. Required unless DryRun.
+	Confirm func(*api.Reencryption) error
+}
+
+func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOptions) (*api.Reencryption, error) {
+	return nil, errSoon
+}

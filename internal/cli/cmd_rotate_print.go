@@ -1,0 +1,216 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/n8keep/n8keep/internal/api"
+)
+
+func keyRefText(k api.KeyRef) string {
+	if k.Path == "" {
+		return k.Fingerprint
+	}
+	return k.Fingerprint + " from " + k.Path
+}
+
+func (c *commands) printRotationPlan(p *api.RotationPlan) {
+	c.warn(p.Warnings)
+	c.term.KeyValues(
+		"instance", p.Instance+" ("+p.Engine+", "+n8nText(p.N8NVersion)+")",
+		"database", p.Database,
+		"old key", keyRefText(p.OldKey),
+		"new key", keyRefText(p.NewKey),
+		"backup", p.Backup,
+		"n8n", p.Service,
+		"on the disk", HumanBytes(p.JournalBytes)+" for the way back",
+	)
+	var rows [][]string
+	for _, pl := range p.Places {
+		if pl.Values > 0 {
+			rows = append(rows, []string{pl.Place, number(pl.Values), number(pl.Change), number(pl.Unopened), keysText(pl.ByKey)})
+		}
+	}
+	if len(rows) > 0 {
+		c.term.Line("")
+		c.term.Table([]string{"place!", "values>", "change>", "fail>", "keys"}, rows)
+	}
+	c.printUnlisted(p.Unlisted)
+	c.printFailures(p.Failures)
+	rows = nil
+	for _, d := range p.Derived {
+		rows = append(rows, []string{d.Secret, derivedText(d), d.Effect})
+	}
+	if len(rows) > 0 {
+		c.term.Line("")
+		c.term.Table([]string{"derived from the key!", "afterwards!", "what it means"}, rows)
+	}
+	rows = nil
+	for _, k := range p.KeyPlaces {
+		rows = append(rows, []string{strings.TrimSpace(k.Source + " " + k.Where), k.By, k.Do})
+	}
+	if len(rows) > 0 {
+		c.term.Line("")
+		c.term.Table([]string{"the key is set in!", "changed by!", "how"}, rows)
+	}
+	c.list("what happens", p.Effects)
+	c.printExposed(p.Exposed, p.ExposedAdvice)
+	if p.LeftBehind > 0 {
+		c.term.Line("")
+		c.term.Line(Plural(p.LeftBehind, "finished execution") + " left under the old key: retry of these fails (--executions all takes them along)")
+	}
+	for _, r := range p.Refusals {
+		c.term.Line("")
+		c.term.KeyValues("refused", r.Message, "do", r.Hint)
+	}
+	c.term.Line("")
+	switch {
+	case len(p.Refusals) > 0:
+		c.term.Line("this plan must not be carried out")
+	case p.DryRun:
+		c.term.Line(fmt.Sprintf("would encrypt %d of %s anew; nothing was changed", p.Change, Plural(p.Values, "value")))
+	default:
+		c.term.Line(fmt.Sprintf("%d of %s get new bytes", p.Change, Plural(p.Values, "value")))
+	}
+}
+
+func derivedText(d api.Derived) string {
+	switch d.How {
+	case "rows":
+		return "kept, by n8n's rows"
+	case "environment":
+		return "set " + d.Variable
+	case "cannot":
+		return "changes"
+	case "ends":
+		return "ended on purpose"
+	}
+	return d.How
+}
+
+// list prints sentences under a title, numbered, so that they can be ticked off.
+func (c *commands) list(title string, lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	c.term.Line("")
+	c.term.Line(title + ":")
+	for i, l := range lines {
+		c.term.Line(fmt.Sprintf("%3d. %s", i+1, l))
+	}
+}
+
+func (c *commands) printExposed(list []api.Exposed, advice []string) {
+	if len(list) == 0 && len(advice) == 0 {
+		return
+	}
+	c.term.Line("")
+	c.term.Line("exposed: somebody with the database and the old key has read these; replace each at its provider")
+	var rows [][]string
+	for _, e := range list {
+		rows = append(rows, []string{"[ ]", e.Type, e.ID, number(e.Count), strings.Join(e.Workflows, " "), e.Do})
+	}
+	if len(rows) > 0 {
+		c.term.Table([]string{"", "type!", "id!", "count>", "workflows", "do"}, rows)
+	}
+	for _, a := range advice {
+		c.term.Line("[ ] " + a)
+	}
+}
+
+func (c *commands) printRotation(d *api.Rotation) {
+	c.warn(d.Warnings)
+	pairs := []string{
+		"rotation", d.ID,
+		"state", d.State,
+		"instance", d.Instance,
+		"database", d.Database,
+		"old key", keyRefText(d.OldKey),
+		"new key", keyRefText(d.NewKey),
+		"backup", rotationBackupText(d.Backup),
+		"fresh backup", rotationBackupText(d.Fresh),
+	}
+	if d.Values > 0 {
+		pairs = append(pairs, "values", number(d.Values)+" have new bytes, each with the plaintext it had")
+	}
+	if d.Quarantine > 0 {
+		pairs = append(pairs, "quarantined", Plural(d.Quarantine, "value")+" that no key opens, left as they are")
+	}
+	if d.LeftBehind > 0 {
+		pairs = append(pairs, "left", Plural(d.LeftBehind, "finished execution")+" left under the old key: retry of these fails")
+	}
+	if r := d.Rollback; r != nil {
+		pairs = append(pairs, "rolled back", fmt.Sprintf("%d as they were, %d written by n8n since and encrypted with the old key, %d deleted since", r.Restored, r.Rewritten, r.Gone))
+	}
+	if d.Downtime > 0 {
+		pairs = append(pairs, "downtime", seconds(d.Downtime)+", from stop to healthy")
+	}
+	c.term.KeyValues(append(pairs, "took", secondsOrNothing(d.Seconds))...)
+	var rows [][]string
+	for _, s := range d.Steps {
+		began := ""
+		if s.Began != nil {
+			began = s.Began.UTC().Format(time.RFC3339)
+		}
+		rows = append(rows, []string{s.Step, s.State, began, secondsOrNothing(s.Seconds), s.Detail})
+	}
+	if len(rows) > 0 {
+		c.term.Line("")
+		c.term.Table([]string{"step!", "state!", "began!", "took>", ""}, rows)
+	}
+	c.printExposed(d.Exposed, nil)
+	c.list("to do", d.Do)
+	if len(d.NeedOldKey) > 0 {
+		c.term.Line("")
+		c.term.Line("these archives open with the old key only, which the keyring keeps:")
+		for _, k := range d.NeedOldKey {
+			c.term.Line("  " + k.ID + "  " + k.Target)
+		}
+	}
+	if len(d.Next) > 0 {
+		c.term.Line("")
+		for _, n := range d.Next {
+			c.term.KeyValues("next", n)
+		}
+	}
+}
+
+func secondsOrNothing(s float64) string {
+	if s == 0 {
+		return ""
+	}
+	return seconds(s)
+}
+
+func rotationBackupText(b *api.RotationBackup) string {
+	if b == nil {
+		return ""
+	}
+	how := "found, verified before"
+	if b.Taken {
+		how = "taken and verified"
+	}
+	return b.ID + " in " + b.Target + " (" + how + ")"
+}
+
+func (c *commands) printRotations(doc *api.Rotations) {
+	c.warn(doc.Warnings)
+	if len(doc.Rotations) == 0 {
+		c.term.Line("there is no rotation in the state folder")
+		return
+	}
+	var rows [][]string
+	for _, r := range doc.Rotations {
+		rows = append(rows, []string{r.ID, r.State, r.Instance, r.OldKey.Fingerprint, r.NewKey.Fingerprint})
+	}
+	c.term.Table([]string{"rotation!", "state!", "instance", "old key!", "new key!"}, rows)
+	open := slices.IndexFunc(doc.Rotations, func(r api.Rotation) bool { return len(r.Next) > 0 })
+	if open >= 0 {
+		c.term.Line("")
+		for _, n := range doc.Rotations[open].Next {
+			c.term.KeyValues("next", n)
+		}
+	}
+}
