@@ -92,9 +92,30 @@ type Instance struct {
 	// nothing for SQLite.
 	Schema string `yaml:"schema" flag:"schema" kind:"identifier" example:"public"`
 
-	// HealthURL is asked whether n8n runs before its database is replaced.
-	// Optional; empty means that it is not asked.
+	// HealthURL is asked whether n8n runs before its database is replaced, and after
+	// a rotation until it does. Optional; empty means that it is not asked.
 	HealthURL string `yaml:"health_url" flag:"health-url" kind:"url" example:"http://127.0.0.1:5678/healthz"`
+
+	// StopCommand stops all of n8n: main, workers, webhook processes. It is run by
+	// sh, and has stopped n8n when it exits with 0. Optional: a rotation without it,
+	// systemd_unit or compose_file demands that n8n was stopped before.
+	StopCommand string `yaml:"stop_command" flag:"stop-command" kind:"command" example:"docker stop n8n"`
+
+	// StartCommand starts n8n; after a rotation it must do so with the new key.
+	// Optional, as stop_command.
+	StartCommand string `yaml:"start_command" flag:"start-command" kind:"command" example:"docker start n8n"`
+
+	// SystemdUnit is the unit that n8n is, stopped and started with systemctl.
+	// Optional; instead of stop_command and start_command.
+	SystemdUnit string `yaml:"systemd_unit" flag:"systemd" kind:"unit" example:"n8n.service"`
+
+	// ComposeFile is the docker compose file that n8n is in, stopped and started
+	// with docker compose. Optional; instead of stop_command and start_command.
+	ComposeFile string `yaml:"compose_file" flag:"compose" kind:"path" example:"/srv/n8n/compose.yaml"`
+
+	// ComposeServices are the services of compose_file that are stopped and started.
+	// Optional: by default all of them.
+	ComposeServices []string `yaml:"compose_services" flag:"compose-service" kind:"unit" example:"n8n"`
 
 	// BinaryData says whether files of executions that n8n keeps in its folder go
 	// into the archive. Optional: by default false. Binary data in S3 is never

@@ -148,6 +148,7 @@ var (
 	signer     = regexp.MustCompile(`^ed25519:[A-Za-z0-9+/]{43}=$`)
 	recipient  = regexp.MustCompile(`^age1[0-9a-z]+$`)
 	instance   = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
+	unit       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.@:\\-]{0,254}$`)
 	plainKey   = regexp.MustCompile(`^["']?[A-Za-z0-9._-]+["']?$`)
 )
 
@@ -182,6 +183,10 @@ func (p *parse) text(s, kind string) (string, error) {
 		return check(identifier, "a name of letters, digits and underscores")
 	case "name":
 		return check(instance, "the name of a target")
+	case "command":
+		return s, nil
+	case "unit":
+		return check(unit, "the name of a unit or service: letters, digits and any of _.@:-")
 	case "url":
 		u, err := url.Parse(s)
 		if err != nil || u.User != nil {
