@@ -1,7 +1,6 @@
 package n8nhome
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"unicode/utf8"
 
 	"github.com/n8keep/n8keep/internal/durable"
 	"github.com/n8keep/n8keep/internal/problem"
@@ -120,33 +120,36 @@ func WriteConfig(dir string, key n8ncrypt.InstanceKey, owner *Owner) error {
 // FormatConfig is the content of a settings file with nothing but the key:
 // JSON.stringify with tabs, no newline at the end.
 func FormatConfig(key n8ncrypt.InstanceKey) []byte {
-	var b bytes.Buffer
-	b.WriteString("{\n\t\"encryptionKey\": \"")
-	for _, r := range key.Reveal() {
+	b := appendJSONString([]byte("{\n\t\"encryptionKey\": "), key.Reveal())
+	return append(b, "\n}"...)
+}
+
+// appendJSONString is JSON.stringify of a text.
+func appendJSONString(b []byte, text string) []byte {
+	b = append(b, '"')
+	for _, r := range text {
 		switch r {
 		case '"', '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
+			b = append(b, '\\', byte(r))
 		case '\b':
-			b.WriteString(`\b`)
+			b = append(b, `\b`...)
 		case '\f':
-			b.WriteString(`\f`)
+			b = append(b, `\f`...)
 		case '\n':
-			b.WriteString(`\n`)
+			b = append(b, `\n`...)
 		case '\r':
-			b.WriteString(`\r`)
+			b = append(b, `\r`...)
 		case '\t':
-			b.WriteString(`\t`)
+			b = append(b, `\t`...)
 		default:
 			if r < ' ' {
-				fmt.Fprintf(&b, `\u%04x`, r)
+				b = fmt.Appendf(b, `\u%04x`, r)
 			} else {
-				b.WriteRune(r)
+				b = utf8.AppendRune(b, r)
 			}
 		}
 	}
-	b.WriteString("\"\n}")
-	return b.Bytes()
+	return append(b, '"')
 }
 
 const writeHint = "the user who runs n8keep must be able to write that folder, and its disk must have room"

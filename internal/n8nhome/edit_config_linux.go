@@ -1,0 +1,66 @@
+package n8nhome
+
+import (
+	"bytes"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountPoint reports whether a file is one, as those that are mounted into a
+// container are. Kernels before 5.8 do not say; there the rename fails.
+func mountPoint(path string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
+	return err == nil && st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
+
+// copyAttributes gives a file the extended attributes of another: access lists,
+// security labels.
+func copyAttributes(from, to string) error {
+	names, err := attributes(from)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		value, err := attribute(from, name)
+		if err != nil {
+			return err
+		}
+		if has, err := attribute(to, name); err == nil && bytes.Equal(has, value) {
+			continue
+		}
+		if err := unix.Setxattr(to, name, value, 0); err != nil {
+			return &os.PathError{Op: "setxattr", Path: to, Err: err}
+		}
+	}
+	return nil
+}
+
+func attributes(path string) ([]string, error) {
+	b := make([]byte, 64<<10)
+	n, err := unix.Listxattr(path, b)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "listxattr", Path: path, Err: err}
+	}
+	var names []string
+	for name := range bytes.SplitSeq(b[:n], []byte{0}) {
+		if len(name) > 0 {
+			names = append(names, string(name))
+		}
+	}
+	return names, nil
+}
+
+func attribute(path, name string) ([]byte, error) {
+	b := make([]byte, 64<<10)
+	n, err := unix.Getxattr(path, name, b)
+	if err != nil {
+		return nil, &os.PathError{Op: "getxattr", Path: path, Err: err}
+	}
+	return b[:n], nil
+}

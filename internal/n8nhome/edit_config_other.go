@@ -1,0 +1,9 @@
+//go:build !linux
+
+package n8nhome
+
+// mountPoint: files are not mounted here.
+func mountPoint(string) bool { return false }
+
+// copyAttributes copies nothing.
+func copyAttributes(string, string) error { return nil }
