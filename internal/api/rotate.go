@@ -73,6 +73,7 @@ type Exposed struct {
 	Kind      string   `json:"kind"` // credential, or the place of another secret
 	ID        string   `json:"id,omitempty"`
 	Type      string   `json:"type"`
+	Name      string   `json:"-"` // for the person at the terminal
 	Count     int64    `json:"count"`
 	Workflows []string `json:"workflows,omitempty"` // ids
 	Do        string   `json:"do,omitempty"`

@@ -10,9 +10,10 @@ import (
 type ReencryptOptions struct {
 	To            string // active, a data key's id, legacy
 	Flag          string // on, off, "": as in this environment
-	Stopped       bool   // n8n does not run
-	AllExecutions bool
-	Rate          float64 // rows per second; 0: unlimited
+	AssumeStopped bool
+	HealthURL     string
+	Executions    string // waiting, all
+	Rate          int    // rows per second; 0: unlimited
 	DryRun        bool
 	// Confirm is shown the plan before anything is changed. Required unless DryRun.
 	Confirm func(*api.Reencryption) error
