@@ -42,8 +42,42 @@ func ConfigKeyFile(dir string) KeyFile {
 // PlainKeyFile is a file that N8N_ENCRYPTION_KEY_FILE names.
 func PlainKeyFile(path string) KeyFile { return KeyFile{PlainForm, path} }
 
-// Path is the file's name as it was given.
-func (f KeyFile) Path() string { return f.Name }
+// Path is where the file is: absolute, links followed as far as they lead.
+func (f KeyFile) Path() string {
+	path := f.Name
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	return path
+}
+
+// InPlace reports whether the file has to be written in place, because a rename over
+// it is impossible (a mount point, a folder that cannot be written) or would change
+// its owner.
+func (f KeyFile) InPlace() bool { return inPlace(f.Path()) != "" }
+
+// Edit is content with the key in it replaced and every other byte as it is. The
+// result is read again before it is returned; content that n8n could not read, or
+// that has two keys, is Usage.
+func (f KeyFile) Edit(content []byte, key n8ncrypt.InstanceKey) ([]byte, error) {
+	t, err := f.parse(content)
+	if err != nil {
+		return nil, err
+	}
+	return f.edit(t, key)
+}
+
+// Changeable says why the user that runs n8keep cannot change the file; nil if it can.
+func (f KeyFile) Changeable() error {
+	s := StagedFile{Form: f.Form, Path: f.Path()}
+	if s.InPlace = inPlace(s.Path); s.InPlace == "" {
+		return nil
+	}
+	return s.writable()
+}
 
 func (f KeyFile) String() string {
 	if f.Form == ConfigForm {

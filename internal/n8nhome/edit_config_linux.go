@@ -64,3 +64,8 @@ func attribute(path, name string) ([]byte, error) {
 	}
 	return b[:n], nil
 }
+
+// folderWritable asks for the effective user, and knows read-only file systems.
+func folderWritable(dir string) bool {
+	return unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS) == nil
+}

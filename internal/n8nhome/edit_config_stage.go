@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/n8keep/n8keep/internal/durable"
@@ -97,8 +98,7 @@ func stagedName(path string) string {
 // stage puts content beside the file, or sets InPlace.
 func (s *StagedFile) stage(content []byte) error {
 	s.Staged, s.InPlace = "", ""
-	if mountPoint(s.Path) {
-		s.InPlace = "it is a mount point"
+	if s.InPlace = inPlace(s.Path); s.InPlace != "" {
 		return s.writable()
 	}
 	name := stagedName(s.Path)
@@ -117,6 +117,26 @@ func (s *StagedFile) stage(content []byte) error {
 		return problem.Wrap(problem.Unexpected, cause(err), "writing beside %q", s.Path).WithHint("%s", writeHint)
 	}
 	return s.writable()
+}
+
+// inPlace says why a file cannot be replaced by a rename; "" if it can.
+func inPlace(path string) string {
+	if mountPoint(path) {
+		return "it is a mount point"
+	}
+	if !folderWritable(filepath.Dir(path)) {
+		return "nothing can be written to its folder"
+	}
+	info, err := os.Stat(path)
+	if err != nil || os.Geteuid() == 0 {
+		return ""
+	}
+	uid, gid := ownerOf(info)
+	groups, _ := os.Getgroups()
+	if uid != os.Geteuid() || gid != os.Getegid() && !slices.Contains(groups, gid) {
+		return fmt.Sprintf("only root can make a file of user %d and group %d", uid, gid)
+	}
+	return ""
 }
 
 // writeBeside makes the file name, with the mode, the owner and the attributes of
@@ -312,7 +332,7 @@ func (s StagedFile) put(state KeyState, content []byte, info fs.FileInfo) error 
 // ready reports whether what Stage has left is exactly what is to be put there now.
 func (s StagedFile) ready(content []byte) bool {
 	if s.InPlace != "" {
-		return mountPoint(s.Path) || s.Staged == ""
+		return inPlace(s.Path) != ""
 	}
 	b, info, err := readSmall(s.Staged, configLimit, false)
 	if err != nil || s.Staged != stagedName(s.Path) || !bytes.Equal(b, content) {
