@@ -1,5 +1,6 @@
 // Package labn8n runs real n8n releases for tests: starts and stops them on loopback, drives them through their own REST
-// interfaces and command line, and fills them with every kind of secret that n8n encrypts.
+// interfaces and command line, and fills them with every kind of secret that n8n encrypts: those in its tables (Seed), and
+// those that people and services keep of it, as sessions, signed links and OAuth tokens (Enliven).
 //
 // A release is installed beforehand by scripts/install-n8n into $N8KEEP_CACHE (default ~/.cache/n8keep); a missing one
 // fails the test and names the command, nothing is skipped and nothing downloaded here. A started n8n gets a minimal
@@ -29,6 +30,9 @@ type Instance struct {
 	Folder string
 	// Env is added to the environment, "NAME=value". Without N8N_ENCRYPTION_KEY n8n makes a key and keeps it in config.
 	Env []string
+	// Port is where n8n listens; empty for a free one at every start. Addresses that an instance gave away, and cookies,
+	// are of use after a restart only where it is the same.
+	Port string
 }
 
 // Dir is the folder that holds config and database.sqlite.

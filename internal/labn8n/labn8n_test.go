@@ -48,7 +48,7 @@ func fake(t *testing.T, script string) Instance {
 }
 
 func TestEndsBeforeReady(t *testing.T) {
-	s, err := start(fake(t, "echo Mismatching encryption keys; exit 1"))
+	s, err := start(fake(t, "echo Mismatching encryption keys; exit 1"), "start")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestEndsBeforeReady(t *testing.T) {
 }
 
 func TestNeverReady(t *testing.T) {
-	s, err := start(fake(t, "echo started; exec sleep 1000"))
+	s, err := start(fake(t, "echo started; exec sleep 1000"), "start")
 	if err != nil {
 		t.Fatal(err)
 	}

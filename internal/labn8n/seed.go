@@ -61,7 +61,7 @@ type Facts struct {
 
 // Secrets are all secret strings of the facts, long enough that finding one somewhere is no accident.
 func (f *Facts) Secrets() []string {
-	all := append([]string{f.APIKey, f.MFASecret, overwriteSecret}, f.RecoveryCodes...)
+	all := append([]string{f.APIKey, f.MFASecret, overwriteSecret, oauthSecret}, f.RecoveryCodes...)
 	var walk func(v any)
 	walk = func(v any) {
 		switch v := v.(type) {

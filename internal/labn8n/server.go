@@ -16,15 +16,18 @@ import (
 	"time"
 )
 
-// readyLine is printed once REST routes and webhooks answer; /healthz says 200 long before.
-const readyLine = "Editor is now accessible via"
+// readyLine is printed once REST routes and webhooks answer; /healthz says 200 long before. A worker has its own.
+const (
+	readyLine       = "Editor is now accessible via"
+	workerReadyLine = "n8n worker is now ready"
+)
 
 const (
 	startTimeout = 4 * time.Minute // migrations on a busy machine with two cores take up to half a minute
 	stopTimeout  = time.Minute
 )
 
-// Server is a running n8n. Its methods are safe for concurrent use, Stop excepted.
+// Server is a running n8n. Its methods are safe for concurrent use, Stop and Terminate excepted.
 type Server struct {
 	Instance
 	// URL is its address without a slash at the end.
@@ -39,29 +42,63 @@ type Server struct {
 // Start runs the instance and returns once its editor is accessible. It is stopped at the end of the test if it still runs.
 func Start(t testing.TB, in Instance) *Server {
 	t.Helper()
-	s, err := start(in)
+	s, err := Launch(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.kill() })
-	if err := s.await(t.Context(), readyLine, startTimeout); err != nil {
-		t.Fatalf("labn8n: starting n8n %s: %v\n%s", in.Version, err, tail(s.Log()))
-	}
+	t.Cleanup(s.kill)
 	return s
 }
 
-func start(in Instance) (*Server, error) {
+// StartWorker runs a process that executes what the instance's main process enqueues, and returns once it takes jobs. The
+// instance's Env has what queue mode needs. Its URL is that of its health check.
+func StartWorker(t testing.TB, in Instance) *Server {
+	t.Helper()
+	s, err := launch(t.Context(), in, "worker", workerReadyLine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.kill)
+	return s
+}
+
+// Launch is Start for other goroutines than the test's: the error has the end of n8n's log, and the caller ends the server.
+func Launch(ctx context.Context, in Instance) (*Server, error) {
+	return launch(ctx, in, "start", readyLine)
+}
+
+func launch(ctx context.Context, in Instance, command, ready string) (*Server, error) {
+	s, err := start(in, command)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.await(ctx, ready, startTimeout); err != nil {
+		s.kill()
+		return nil, fmt.Errorf("labn8n: starting n8n %s: %w\n%s", in.Version, err, tail(s.Log()))
+	}
+	return s, nil
+}
+
+func start(in Instance, command string) (*Server, error) {
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	in.Env = append([]string{
+	if in.Port != "" && command == "start" {
+		ports[0] = in.Port
+	}
+	env := []string{
 		"N8N_LISTEN_ADDRESS=127.0.0.1",
 		"N8N_HOST=127.0.0.1",
 		"N8N_PORT=" + ports[0],
 		"N8N_RUNNERS_BROKER_PORT=" + ports[1],
-	}, in.Env...)
-	cmd, err := in.command(context.Background(), "start")
+	}
+	if command == "worker" {
+		env = append(env, "QUEUE_HEALTH_CHECK_ACTIVE=true", "QUEUE_HEALTH_CHECK_PORT="+ports[0])
+	}
+	running := in
+	running.Env = append(env, in.Env...)
+	cmd, err := running.command(context.Background(), command)
 	if err != nil {
 		return nil, err
 	}
@@ -119,16 +156,24 @@ func (s *Server) await(ctx context.Context, text string, limit time.Duration) er
 // Stop ends n8n as a service manager does, with SIGTERM, and waits until the process is gone.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
+	if err := s.Terminate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Terminate is Stop for other goroutines than the test's.
+func (s *Server) Terminate() error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatalf("labn8n: stopping n8n: %v\n%s", err, tail(s.Log()))
+		return fmt.Errorf("labn8n: stopping n8n: %w\n%s", err, tail(s.Log()))
 	}
 	select {
 	case <-s.exited:
 	case <-time.After(stopTimeout):
 		s.kill()
-		t.Fatalf("labn8n: n8n did not stop within %s of SIGTERM\n%s", stopTimeout, tail(s.Log()))
+		return fmt.Errorf("labn8n: n8n did not stop within %s of SIGTERM\n%s", stopTimeout, tail(s.Log()))
 	}
 	s.kill() // helpers that n8n left behind
+	return nil
 }
 
 // Kill ends n8n as a crash does.
@@ -139,6 +184,16 @@ func (s *Server) kill() {
 		panic(fmt.Sprintf("labn8n: killing n8n: %v", err))
 	}
 	<-s.exited
+}
+
+// FreePort is one that nothing listens on, for an instance that keeps its address.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	ports, err := freePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ports[0]
 }
 
 // freePorts finds n ports that nothing listens on.
