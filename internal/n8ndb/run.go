@@ -38,6 +38,7 @@ type counter struct {
 	result  *Census
 	places  map[PlaceID]*PlaceCount
 	sweeper *sweeper
+	collect func(*Place, placeRow) error // takes the values instead; optional
 }
 
 func (c *counter) progress(table string, n int64) { c.sweeper.progress(table, n) }
@@ -111,6 +112,9 @@ func (c *counter) group(ctx context.Context, v *view, group []Place) error {
 func (c *counter) count(p *Place, row placeRow) error {
 	if c.cfg.SkipPlaces {
 		return nil
+	}
+	if c.collect != nil {
+		return c.collect(p, row)
 	}
 	var s Secret
 	var plaintext []byte
