@@ -3,13 +3,15 @@ package n8ndb
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/n8keep/n8keep/internal/problem"
 )
@@ -108,18 +110,26 @@ func (c *counter) bundle(root *os.Root, name string, places []Place) error {
 
 // bundleData returns the flatted JSON of a bundle, unescaped within b.
 func bundleData(b []byte) []byte {
-	b = bytes.TrimSpace(b)
-	if len(b) < 2 || b[0] != '{' {
+	at, ok := bundleText(b)
+	if !ok {
 		return nil
 	}
-	var data []byte
-	s := flattedScanner{data: b, end: len(b)}
-	s.members(func(name, value []byte) {
-		if string(name) == "data" && len(value) > 1 && value[0] == '"' {
-			data = unescape(value[1 : len(value)-1])
+	return unescape(b[at.start:at.end])
+}
+
+// bundleText is where the text of the member data stands, without its quotes.
+func bundleText(b []byte) (at span, ok bool) {
+	start, end := jsonBounds(b)
+	if end-start < 2 || b[start] != '{' {
+		return at, false
+	}
+	s := flattedScanner{data: b, start: start, end: end}
+	s.memberSpans(func(name, value span) {
+		if string(b[name.start:name.end]) == "data" && value.end-value.start > 1 && b[value.start] == '"' {
+			at, ok = span{value.start + 1, value.end - 1}, true
 		}
 	})
-	return data
+	return at, ok
 }
 
 // unescape undoes JSON's escapes in place: what comes out is never longer.
@@ -131,22 +141,66 @@ func unescape(b []byte) []byte {
 			return append(out, b...)
 		}
 		out = append(out, b[:i]...)
-		n := 2
-		switch c := b[i+1]; c {
-		case 'n', 't', 'r', 'b', 'f':
-			out = append(out, map[byte]byte{'n': '\n', 't': '\t', 'r': '\r', 'b': '\b', 'f': '\f'}[c])
-		case 'u':
-			for n = min(6, len(b)-i); i+n+6 <= len(b) && b[i+n] == '\\' && b[i+n+1] == 'u'; {
-				n += 6 // the other half of a surrogate pair must be decoded with the first
-			}
-			var s string
-			if json.Unmarshal([]byte(`"`+string(b[i:i+n])+`"`), &s) == nil {
-				out = append(out, s...)
-			}
-		default:
-			out = append(out, c)
+		b = b[i:]
+		r, n := escaped(b)
+		if r != noRune {
+			out = utf8.AppendRune(out, r)
 		}
-		b = b[i+n:]
+		b = b[n:]
 	}
 	return out
+}
+
+// noRune is what an escape is that means nothing.
+const noRune rune = -1
+
+// escaped reads the escape that b begins with, of n bytes. Two halves of a surrogate
+// pair are one.
+func escaped(b []byte) (r rune, n int) {
+	switch c := b[1]; c {
+	case 'n':
+		return '\n', 2
+	case 't':
+		return '\t', 2
+	case 'r':
+		return '\r', 2
+	case 'b':
+		return '\b', 2
+	case 'f':
+		return '\f', 2
+	case 'u':
+		r, ok := hexRune(b)
+		if !ok {
+			return noRune, min(6, len(b))
+		}
+		if utf16.IsSurrogate(r) {
+			if low, ok := hexRune(b[6:]); ok && utf16.DecodeRune(r, low) != utf8.RuneError {
+				return utf16.DecodeRune(r, low), 12
+			}
+			return utf8.RuneError, 6
+		}
+		return r, 6
+	default:
+		if c >= utf8.RuneSelf {
+			return noRune, 1 // the bytes of a character stand for themselves
+		}
+		return rune(c), 2
+	}
+}
+
+// hexRune reads \uXXXX.
+func hexRune(b []byte) (rune, bool) {
+	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+	return rune(n), err == nil
+}
+
+// escapedLen is how many bytes an escape is in the end.
+func escapedLen(r rune) int {
+	if r == noRune {
+		return 0
+	}
+	return utf8.RuneLen(r)
 }

@@ -4,10 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strconv"
 	"strings"
-
-	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 // unfinishedExecution is when n8n may still go on with an execution: SQL conditions
@@ -105,27 +102,11 @@ func (s *sweeper) knownFlatted(data []byte) (known []string) {
 	return known
 }
 
-// counts reports whether the value is n8n's: of some names users have members, too.
-func (f flattedValue) counts(value string) bool {
-	_, contextual := flattedMember([]byte(f.member))
-	return contextual || n8ncrypt.Detect(value) != n8ncrypt.None
-}
-
 // flatted counts the values in one execution's data and returns their ciphertexts.
 func (c *counter) flatted(data []byte, row string, places []Place) (known []string, err error) {
-	for _, f := range scanFlatted(data) {
-		i := slices.IndexFunc(places, func(p Place) bool { return p.Path == f.member })
-		if i < 0 {
-			continue
-		}
-		value := f.text(data)
-		if !f.counts(value) {
-			continue
-		}
-		known = append(known, value)
-		if err := c.count(&places[i], placeRow{id: row + "#" + strconv.Itoa(f.element), value: value}); err != nil {
-			return nil, err
-		}
-	}
-	return known, nil
+	err = eachFlatted(places, data, func(p *Place, v ColumnValue) error {
+		known = append(known, v.Text)
+		return c.count(p, placeRow{id: row}.of(v))
+	})
+	return known, err
 }

@@ -247,6 +247,13 @@ func (s *flattedScanner) text() bool {
 // members calls fn for every member of the current object: its name without and
 // its value with quotes. Names are compared as they stand: n8n's have no escapes.
 func (s *flattedScanner) members(fn func(name, value []byte)) {
+	s.memberSpans(func(name, value span) {
+		fn(s.data[name.start:name.end], s.data[value.start:value.end])
+	})
+}
+
+// memberSpans is members, by their places in the data.
+func (s *flattedScanner) memberSpans(fn func(name, value span)) {
 	m := flattedScanner{data: s.data[:s.end-1], at: s.start + 1}
 	for {
 		m.space()
@@ -266,7 +273,7 @@ func (s *flattedScanner) members(fn func(name, value []byte)) {
 		if !m.value() && m.at < len(m.data) {
 			return
 		}
-		fn(m.data[name+1:nameEnd-1], m.data[start:m.at])
+		fn(span{name + 1, nameEnd - 1}, span{start, m.at})
 		m.space()
 		if m.at >= len(m.data) || m.data[m.at] != ',' {
 			return

@@ -29,6 +29,20 @@ type Keyset struct {
 // 20. It takes the rows of every status: inactive data keys open older values, and
 // a legacy row may hold an older instance key that un-prefixed values are under.
 func (db *DB) Keyset(ctx context.Context, r audit.Receipt, key n8ncrypt.InstanceKey) (*Keyset, error) {
+	return db.KeysetOf(ctx, r, key)
+}
+
+// OtherKey is a further instance key that may open values; its Name becomes
+// Secret.KeyRef.
+type OtherKey struct {
+	Name string
+	Key  n8ncrypt.InstanceKey
+}
+
+// KeysetOf is Keyset with further instance keys, which are tried after key in their
+// order, for un-prefixed values, for wraps and for the data keys in them alike. What
+// they open n8n does not: such values are Misread.
+func (db *DB) KeysetOf(ctx context.Context, r audit.Receipt, key n8ncrypt.InstanceKey, others ...OtherKey) (*Keyset, error) {
 	if key.IsZero() {
 		return nil, problem.New(problem.Usage, "no instance key given")
 	}

@@ -2,10 +2,6 @@ package n8ndb
 
 import (
 	"context"
-	"encoding/json"
-	"strconv"
-	"strings"
-
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
@@ -82,37 +78,16 @@ func (v *view) place(ctx context.Context, p Place, fn func(placeRow) error) erro
 
 // values takes a column apart. Empty values are none.
 func (p *Place) values(row placeRow) []placeRow {
-	switch p.Container {
-	case List:
-		var list []placeRow
-		for i, v := range strings.Split(row.value, ",") {
-			if v != "" {
-				list = append(list, placeRow{id: row.id + "#" + strconv.Itoa(i), value: v})
-			}
-		}
-		return list
-	case JSON:
-		if row.value == "" {
-			return nil
-		}
-		var members map[string]json.RawMessage
-		if json.Unmarshal([]byte(row.value), &members) != nil {
-			row.problem = Malformed
-			return []placeRow{row}
-		}
-		raw, ok := members[p.Path]
-		if !ok || string(raw) == "null" {
-			return nil
-		}
-		var value string
-		if json.Unmarshal(raw, &value) != nil {
-			row.problem = NotCiphertext
-			return []placeRow{row}
-		}
-		row.value = value
+	var list []placeRow
+	for _, v := range p.columnValues(row.value) {
+		list = append(list, row.of(v))
 	}
-	if row.value == "" {
-		return nil
-	}
-	return []placeRow{row}
+	return list
+}
+
+// of is the row as one of the values in it.
+func (r placeRow) of(v ColumnValue) placeRow {
+	r.id += v.Suffix
+	r.value, r.problem = v.Text, v.Problem
+	return r
 }
