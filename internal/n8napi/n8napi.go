@@ -1,5 +1,7 @@
 // Package n8napi asks a running n8n through its public API (/api/v1, header
-// X-N8N-API-KEY) what it is working on. It reads executions and nothing else.
+// X-N8N-API-KEY) what it is working on: it reads executions and nothing else. A
+// [Session] lists n8n's data keys and lets it make a new one (2.18 and later, with the
+// key rotation flag on), which no API key may.
 //
 // Which version answers what, as published:
 //
@@ -13,7 +15,7 @@
 // holds only executions of workflows that the owner of the key may read, so an
 // empty one of a member proves little; an instance owner or admin sees all.
 //
-// The key travels in the header only, never to another host: redirects are not
+// Key and session travel in a header only, never to another host: redirects are not
 // followed. It is in no error, and neither is anything the server said beyond its
 // status and a short message. Answers are read with a limit. Safe for concurrent use.
 package n8napi

@@ -1,9 +1,10 @@
 // Package state is n8keep's own memory, one SQLite file in the state folder:
 // which archives were verified here and when, the sidecars that were read before,
-// and the time at which targets were last pruned.
+// the time at which targets were last pruned, and which data keys of an n8n were
+// found to be unused.
 //
 // Nothing in it is needed to restore, and all of it can be learnt again by reading
-// the targets, so a damaged file is no reason to stop: it is put aside as
+// the targets, or n8n's database, so a damaged file is no reason to stop: it is put aside as
 // state.db.damaged-TIME with a warning, and an empty one is begun. Forgotten
 // verifications make a prune more careful, not less. A file that a newer n8keep
 // wrote is refused instead, because that one still needs it.

@@ -1,0 +1,209 @@
+package n8ndb
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// SwapSQLiteConfig names a database file that n8n may be using.
+type SwapSQLiteConfig struct {
+	Path        string
+	TablePrefix string // DB_TABLE_PREFIX
+	// Patience is how long a writer is waited for; 0 is 30 seconds.
+	Patience time.Duration
+}
+
+// SwapPostgresConfig names a database on a server that n8n may be using.
+type SwapPostgresConfig struct {
+	DSN         string // URL or key=value; its password is in no error
+	Schema      string // DB_POSTGRESDB_SCHEMA; "" is public
+	TablePrefix string // DB_TABLE_PREFIX
+	AppName     string // begins the application_name of the sessions; "" is n8keep
+	// LockTimeout is how long somebody who has locked a whole table is waited for; 0 is 10 seconds.
+	LockTimeout time.Duration
+}
+
+// Swapper changes columns of a database that n8n may be using, by compare and swap:
+// a column is written only if it still holds what was read. Whatever n8n writes at the
+// same time wins, and no row is waited for. What it reads, it reads as a [DB].
+//
+// A Swapper is for one goroutine; its DB is not.
+type Swapper struct {
+	*DB
+	write    *sql.DB // one connection
+	path     string  // SQLite, without symbolic links
+	app      string  // PostgreSQL: application_name of all our sessions
+	patience time.Duration
+}
+
+// SwapSQLite opens a database file for changes beside a running n8n.
+func SwapSQLite(ctx context.Context, cfg SwapSQLiteConfig) (*Swapper, error) {
+	db, err := OpenSQLite(ctx, SQLiteConfig{Path: cfg.Path, TablePrefix: cfg.TablePrefix})
+	if err != nil {
+		return nil, err
+	}
+	s := &Swapper{DB: db, patience: cmp.Or(cfg.Patience, 30*time.Second)}
+	if s.path, err = filepath.EvalSymlinks(cfg.Path); err == nil {
+		s.path, err = filepath.Abs(s.path)
+	}
+	if err != nil {
+		return nil, errors.Join(problem.Wrap(problem.Unexpected, err, "opening %q", cfg.Path), db.Close())
+	}
+	// Waiting is done in Go, where it can be cancelled.
+	options := strings.NewReplacer("mode=ro", "mode=rw", "_pragma=query_only(1)", "_txlock=immediate",
+		"busy_timeout(5000)", "busy_timeout(200)").Replace(dsn(s.path, ""))
+	if s.write, err = sql.Open("sqlite", options); err != nil {
+		return nil, errors.Join(explainSQLite(s.path, err), db.Close())
+	}
+	s.write.SetMaxOpenConns(1)
+	if err := s.inWrite(ctx, func(*swapTx) error { return nil }); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// SwapPostgres connects to a database for changes beside a running n8n.
+func SwapPostgres(ctx context.Context, cfg SwapPostgresConfig) (*Swapper, error) {
+	app := fmt.Sprintf("%s %d", cmp.Or(cfg.AppName, "n8keep"), time.Now().UnixNano())
+	db, err := OpenPostgres(ctx, PostgresConfig{DSN: cfg.DSN, Schema: cfg.Schema, TablePrefix: cfg.TablePrefix, AppName: app})
+	if err != nil {
+		return nil, err
+	}
+	s := &Swapper{DB: db, app: app}
+	c, err := pgx.ParseConfig(cfg.DSN)
+	if err != nil {
+		return nil, errors.Join(problem.New(problem.Unexpected, "the PostgreSQL address cannot be read"), db.Close())
+	}
+	for name, value := range map[string]string{
+		"application_name":                    app,
+		"datestyle":                           "ISO",
+		"timezone":                            "UTC",
+		"default_transaction_read_only":       "off",
+		"default_transaction_isolation":       "read committed",
+		"lock_timeout":                        fmt.Sprint(cmp.Or(cfg.LockTimeout, 10*time.Second).Milliseconds()),
+		"statement_timeout":                   "0",
+		"idle_in_transaction_session_timeout": "60000",
+	} {
+		c.RuntimeParams[name] = value
+	}
+	s.write = stdlib.OpenDB(*c)
+	s.write.SetMaxOpenConns(1)
+	return s, nil
+}
+
+// Close ends the connections. Where nobody else has the file open, SQLite moves its
+// log into it.
+func (s *Swapper) Close() error {
+	err := s.DB.Close()
+	if s.write != nil {
+		err = errors.Join(err, s.write.Close())
+	}
+	return err
+}
+
+// Attached says who else has the database open.
+type Attached struct {
+	By        []string // processes or sessions, in words; empty when nobody was found
+	Unchecked []string // what could not be checked, in plain sentences
+}
+
+// Attached looks who uses the database beside this Swapper, which must not be in the
+// middle of a Pass. SQLite's file is held for a moment, if nobody has it open.
+func (s *Swapper) Attached(ctx context.Context, cfg HoldConfig) (Attached, error) {
+	if s.engine == Postgres {
+		return s.attachedPostgres(ctx)
+	}
+	// Our own connections hold locks, too.
+	s.pool.SetMaxIdleConns(0)
+	s.write.SetMaxIdleConns(0)
+	defer s.pool.SetMaxIdleConns(1)
+	defer s.write.SetMaxIdleConns(1)
+	given := cfg.AssumeStopped
+	cfg.AssumeStopped = true // what could not be checked is said, and not decided here
+	h, err := Hold(ctx, s.path, cfg)
+	switch {
+	case problem.KindOf(err) == problem.Busy:
+		return Attached{By: []string{err.Error()}}, nil
+	case err != nil:
+		return Attached{}, err
+	}
+	var a Attached
+	if !given {
+		a.Unchecked = h.Unchecked
+	}
+	return a, h.Release()
+}
+
+func (s *Swapper) attachedPostgres(ctx context.Context) (a Attached, err error) {
+	err = s.view(ctx, func(v *view) error {
+		_, err := v.rows(ctx, `SELECT pid, coalesce(nullif(application_name, ''), 'no name'), coalesce(host(client_addr), 'a socket'), usename
+			FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> $1
+			ORDER BY pid LIMIT 20`, []any{s.app}, 4, 0, func(cols []any) error {
+			a.By = append(a.By, fmt.Sprintf("session %s (%s, user %s, from %s)", textOf(cols[0]), textOf(cols[1]), textOf(cols[3]), textOf(cols[2])))
+			return nil
+		})
+		return err
+	})
+	return a, err
+}
+
+// swapTx is a short transaction that writes.
+type swapTx struct {
+	s  *Swapper
+	tx *sql.Tx
+}
+
+// inWrite runs do in a transaction and commits it. On SQLite it holds the write lock
+// from its beginning; another writer is waited for, in steps, until it is done.
+func (s *Swapper) inWrite(ctx context.Context, do func(*swapTx) error) error {
+	until := time.Now().Add(s.patience)
+	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		tx, err := s.write.BeginTx(ctx, nil)
+		if err != nil {
+			if s.engine == SQLite && sqliteBusy(err) && ctx.Err() == nil && time.Now().Before(until) {
+				if err := pause(ctx, wait); err != nil {
+					return err
+				}
+				continue
+			}
+			return s.explainWrite(ctx, err)
+		}
+		if err := do(&swapTx{s, tx}); err != nil {
+			return errors.Join(s.explainWrite(ctx, err), rollback(tx))
+		}
+		return s.explainWrite(ctx, tx.Commit())
+	}
+}
+
+func rollback(tx *sql.Tx) error {
+	if err := tx.Rollback(); err != nil && !errors.Is(err, sql.ErrTxDone) {
+		return err
+	}
+	return nil
+}
+
+// pause waits, or ends early with ctx's error.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
