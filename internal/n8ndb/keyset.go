@@ -18,9 +18,14 @@ type Keyset struct {
 	keys        n8ncrypt.Keys
 	data        map[string]n8ncrypt.DataKey
 	clear       map[string]bool // data keys that are stored in clear, and prove nothing
-	legacyIDs   []string        // row of each of keys.Legacy
+	foreign     map[string]bool // data keys that open with another key than the instance key
+	others      []OtherKey
+	unread      map[string]bool // names of keys that n8n does not have
+	names       []string        // what each of keys.Legacy is called: an other key's name, or the id of a legacy row
+	legacyIDs   []string        // rows that hold another key than the instance key
 	legacyOnly  bool            // n8n reads un-prefixed values with a legacy row, not with the instance key
 	legacySame  bool            // a legacy row holds the instance key
+	legacyOther bool            // a legacy row that n8n can open holds another one
 	fingerprint func() n8ncrypt.Fingerprint
 }
 
@@ -50,11 +55,21 @@ func (db *DB) KeysetOf(ctx context.Context, r audit.Receipt, key n8ncrypt.Instan
 		keys:        n8ncrypt.Keys{Instance: key},
 		data:        map[string]n8ncrypt.DataKey{},
 		clear:       map[string]bool{},
+		foreign:     map[string]bool{},
+		unread:      map[string]bool{},
 		fingerprint: sync.OnceValue(key.Fingerprint),
 	}
 	k.keys.Data = func(id string) (n8ncrypt.DataKey, bool) {
 		d, ok := k.data[id]
 		return d, ok
+	}
+	for _, o := range others {
+		if o.Key.IsZero() || o.Name == "" || o.Name == KeyInstance || o.Name == KeyUnknown {
+			return nil, problem.New(problem.Unexpected, "a further key needs text and a name of its own")
+		}
+		if k.addLegacy(o.Name, o.Key, false) {
+			k.others = append(k.others, o)
+		}
 	}
 	if err := db.view(ctx, func(v *view) error { return k.load(ctx, v, r) }); err != nil {
 		return nil, err
@@ -65,7 +80,7 @@ func (db *DB) KeysetOf(ctx context.Context, r audit.Receipt, key n8ncrypt.Instan
 	}
 	// From 2.39 n8n looks for the legacy row on every read, before only with the rotation flag on, which
 	// the database does not tell.
-	k.legacyOnly = (len(k.keys.Legacy) > 0 || k.legacySame) && !version.Before(2, 39)
+	k.legacyOnly = (k.legacyOther || k.legacySame) && !version.Before(2, 39)
 	return k, nil
 }
 
@@ -79,7 +94,7 @@ func (k *Keyset) load(ctx context.Context, v *view, r audit.Receipt) error {
 			if p.Algorithm == string(n8ncrypt.AlgorithmCBC) {
 				s.as = aLegacyKey
 			}
-			o, err := k.open(r, s)
+			o, foreign, err := k.unwrap(r, s)
 			switch {
 			case errors.Is(err, errNoReceipt):
 				return err
@@ -87,11 +102,13 @@ func (k *Keyset) load(ctx context.Context, v *view, r audit.Receipt) error {
 			case s.as == aDataKey:
 				k.data[row.id] = o.data
 				k.clear[row.id] = o.wrap == n8ncrypt.WrapPlaintext
+				k.foreign[row.id] = foreign
 			case o.legacy.Equal(k.keys.Instance):
-				k.legacySame = true
+				k.legacySame = k.legacySame || !foreign
 			default:
-				k.keys.Legacy = append(k.keys.Legacy, o.legacy)
+				k.addLegacy(row.id, o.legacy, !foreign)
 				k.legacyIDs = append(k.legacyIDs, row.id)
+				k.legacyOther = k.legacyOther || !foreign
 			}
 			return nil
 		})
@@ -100,6 +117,40 @@ func (k *Keyset) load(ctx context.Context, v *view, r audit.Receipt) error {
 		}
 	}
 	return nil
+}
+
+// addLegacy takes a key among those that are tried after the instance key, unless it
+// is there already. Read says that n8n has it, too.
+func (k *Keyset) addLegacy(name string, key n8ncrypt.InstanceKey, read bool) (added bool) {
+	if key.Equal(k.keys.Instance) {
+		return false
+	}
+	i := slices.IndexFunc(k.keys.Legacy, key.Equal)
+	if i < 0 {
+		k.keys.Legacy = append(k.keys.Legacy, key)
+		k.names = append(k.names, name)
+		i, added = len(k.names)-1, true
+		k.unread[name] = true
+	}
+	if read {
+		delete(k.unread, k.names[i])
+	}
+	return added
+}
+
+// unwrap opens a key row with the instance key, or, foreign, with another one.
+func (k *Keyset) unwrap(r audit.Receipt, s sealed) (o opened, foreign bool, err error) {
+	s.under = k.keys.Instance
+	if o, err = k.open(r, s); err == nil || errors.Is(err, errNoReceipt) {
+		return o, false, err
+	}
+	for _, other := range k.others {
+		s.under = other.Key
+		if o, e := k.open(r, s); e == nil {
+			return o, true, nil
+		}
+	}
+	return o, false, err
 }
 
 // Fingerprint is the instance key's; the first call takes half a second.
@@ -156,12 +207,13 @@ func (k *Keyset) judge(r audit.Receipt, p *Place, row placeRow) (s Secret, plain
 		s.KeyRef = KeyInstance
 		s.Misread = p.Encoding == V2 && k.legacyOnly && !k.legacySame
 	case n8ncrypt.KeyLegacy:
-		s.KeyRef = k.legacyIDs[o.ref.Index]
-		if p.Encoding != V2 { // wraps are read with the instance key only
+		s.KeyRef = k.names[o.ref.Index]
+		if p.Encoding != V2 || k.unread[s.KeyRef] { // wraps are read with the instance key only
 			s.Misread = true
 		}
 	case n8ncrypt.KeyData:
 		s.Unproved = k.clear[o.ref.ID]
+		s.Misread = k.foreign[o.ref.ID]
 	}
 	if o.ref.Encoding == n8ncrypt.UTF8 { // written by n8n <= 1.15
 		s.Misread = true
@@ -175,7 +227,7 @@ func (k *Keyset) storedInClear(p *Place, stored string) bool {
 	case p.Key != dataEncryption:
 		return false
 	case p.Algorithm == string(n8ncrypt.AlgorithmCBC):
-		return stored == k.keys.Instance.Reveal()
+		return stored == k.keys.Instance.Reveal() || slices.ContainsFunc(k.others, func(o OtherKey) bool { return stored == o.Key.Reveal() })
 	}
 	return n8ncrypt.Detect(stored) == n8ncrypt.RawHex
 }

@@ -13,7 +13,8 @@ type sealed struct {
 	as     role
 	id     string // of the deployment_key row, for keys
 	stored string
-	shape  n8ncrypt.Shape // for values
+	shape  n8ncrypt.Shape       // for values
+	under  n8ncrypt.InstanceKey // for keys
 }
 
 type role int
@@ -44,9 +45,9 @@ func (k *Keyset) open(r audit.Receipt, s sealed) (o opened, err error) {
 	}
 	switch s.as {
 	case aDataKey:
-		o.data, o.wrap, err = n8ncrypt.UnwrapDataKey(k.keys.Instance, s.id, s.stored)
+		o.data, o.wrap, err = n8ncrypt.UnwrapDataKey(s.under, s.id, s.stored)
 	case aLegacyKey:
-		o.legacy, o.wrap, err = n8ncrypt.UnwrapLegacyKey(k.keys.Instance, s.stored)
+		o.legacy, o.wrap, err = n8ncrypt.UnwrapLegacyKey(s.under, s.stored)
 	default:
 		o.plaintext, o.ref, err = n8ncrypt.Decrypt(k.keys, s.stored, s.shape)
 	}
