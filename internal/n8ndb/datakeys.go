@@ -43,7 +43,7 @@ func (db *DB) DataKeys(ctx context.Context, r audit.Receipt, k *Keyset) (list []
 			if row.Legacy() {
 				s.as = aLegacyKey
 			}
-			o, err := k.open(r, s)
+			o, _, err := k.unwrap(r, s)
 			if errors.Is(err, errNoReceipt) {
 				return row, err
 			}
@@ -152,7 +152,7 @@ func (s *Swapper) AddDataKey(ctx context.Context, r audit.Receipt, key n8ncrypt.
 		if err := tx.tx.QueryRowContext(ctx, stmt, made.ID, dataEncryption).Scan(&again, &active); err != nil {
 			return err
 		}
-		o, err := k.open(r, sealed{as: aDataKey, id: made.ID, stored: again})
+		o, _, err := k.unwrap(r, sealed{as: aDataKey, id: made.ID, stored: again})
 		if err != nil || !o.data.Equal(made) || active != 1 {
 			return problem.New(problem.Damaged, "the new data key is not in the database as it was written (%d active ones); it was not committed", active)
 		}

@@ -51,7 +51,7 @@ func (x *swapTx) swapSQLite(ctx context.Context, c swapColumn, batch []swapChang
 	}
 	defer read.Close()
 	for i, change := range batch {
-		args := append(append([]any{change.after}, change.row.key...), change.row.text)
+		args := append(append([]any{change.row.stored(change.after)}, change.row.key...), change.row.stored(change.row.text))
 		result, err := update.ExecContext(ctx, args...)
 		if err != nil {
 			return err

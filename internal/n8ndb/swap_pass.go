@@ -118,6 +118,15 @@ type swapRow struct {
 	key  []any  // values of the primary key, as arguments
 	name string // settings.key
 	text string
+	blob bool // SQLite: the column holds bytes
+}
+
+// stored is a text as the column holds it, for comparing and writing.
+func (r *swapRow) stored(text string) any {
+	if r.blob {
+		return []byte(text)
+	}
+	return text
 }
 
 // swapChange is a column to write.
@@ -296,14 +305,33 @@ func (p *pass) prove(c swapColumn, change swapChange, stored string) error {
 	return nil
 }
 
-const mfaSecret PlaceID = "user.mfaSecret"
+// MFASecret is the place on which sessions depend.
+const MFASecret PlaceID = "user.mfaSecret"
 
 // sessions notes whose sessions end: n8n's depend on the first three characters.
 func (p *pass) sessions(change swapChange) {
-	if change.changed[mfaSecret] == 0 || head(change.row.text, 3) == head(change.after, 3) {
+	if change.changed[MFASecret] == 0 || head(change.row.text, 3) == head(change.after, 3) {
 		return
 	}
 	p.done.Sessions = append(p.done.Sessions, change.row.id)
+}
+
+// SecondFactors are the ids of the users whose second factor is switched on. One who is
+// still setting it up has a secret, too, and no session that depends on it.
+func (db *DB) SecondFactors(ctx context.Context) (map[string]bool, error) {
+	users := map[string]bool{}
+	err := db.view(ctx, func(v *view) error {
+		t := db.table("user")
+		if t.Column("id") == nil || t.Column("mfaEnabled") == nil {
+			return nil
+		}
+		_, err := v.rows(ctx, `SELECT t."id" FROM `+db.from(t)+` AS t WHERE t."mfaEnabled"`, nil, 1, 0, func(cols []any) error {
+			users[textOf(cols[0])] = true
+			return nil
+		})
+		return err
+	})
+	return users, err
 }
 
 func head(s string, n int) string { return s[:min(n, len(s))] }
@@ -350,6 +378,8 @@ func (s *Swapper) page(ctx context.Context, c swapColumn, scope ExecutionScope, 
 		size := 0
 		_, err := v.rows(ctx, stmt, args, len(exprs), 0, func(cols []any) error {
 			row := swapRow{id: rowID(cols[:len(ids)]), text: textOf(cols[len(ids)])}
+			_, row.blob = cols[len(ids)].([]byte)
+			row.blob = row.blob && s.engine == SQLite
 			for _, k := range cols[:len(ids)] {
 				if s.engine == Postgres {
 					k = textOf(k)
