@@ -30,6 +30,9 @@ var program string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if len(os.Args) == 3 && os.Args[1] == "helm" {
+		return steer(os.Args[2])
+	}
 	program = os.Getenv("N8KEEP_BIN")
 	if program == "" {
 		dir, err := os.MkdirTemp("", "n8keep-e2e-")
@@ -56,6 +59,7 @@ type keeper struct {
 	key, version                           string
 	facts                                  *labn8n.Facts
 	secrets                                []string
+	env                                    []string // what n8keep sees of n8n's environment
 }
 
 func newKeeper(t *testing.T, in labn8n.Instance, facts *labn8n.Facts) *keeper {
@@ -93,7 +97,7 @@ func (k *keeper) run(t *testing.T, code int, args ...string) []byte {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = k.home
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + k.home, "XDG_CONFIG_HOME=" + k.home + "/config", "XDG_STATE_HOME=" + k.home + "/state", "TMPDIR=" + t.TempDir()}
+	cmd.Env = slices.Concat([]string{"PATH=/usr/bin:/bin", "HOME=" + k.home, "XDG_CONFIG_HOME=" + k.home + "/config", "XDG_STATE_HOME=" + k.home + "/state", "TMPDIR=" + t.TempDir()}, k.env)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,8 @@ type Instance struct {
 	Folder string
 	// Env is added to the environment, "NAME=value". Without N8N_ENCRYPTION_KEY n8n makes a key and keeps it in config.
 	Env []string
+	// CLIEnv is added to that of commands only, so that they may write another format than the server does.
+	CLIEnv []string
 	// Port is where n8n listens; empty for a free one at every start. Addresses that an instance gave away, and cookies,
 	// are of use after a restart only where it is the same.
 	Port string
@@ -57,6 +60,7 @@ func (in Instance) CLI(t testing.TB, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
+	in.Env = slices.Concat(in.Env, in.CLIEnv)
 	cmd, err := in.command(ctx, args...)
 	if err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func Start(t testing.TB, in Instance) *Server {
 // instance's Env has what queue mode needs. Its URL is that of its health check.
 func StartWorker(t testing.TB, in Instance) *Server {
 	t.Helper()
-	s, err := launch(t.Context(), in, "worker", workerReadyLine)
+	s, err := LaunchWorker(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +65,11 @@ func StartWorker(t testing.TB, in Instance) *Server {
 // Launch is Start for other goroutines than the test's: the error has the end of n8n's log, and the caller ends the server.
 func Launch(ctx context.Context, in Instance) (*Server, error) {
 	return launch(ctx, in, "start", readyLine)
+}
+
+// LaunchWorker is StartWorker for other goroutines than the test's.
+func LaunchWorker(ctx context.Context, in Instance) (*Server, error) {
+	return launch(ctx, in, "worker", workerReadyLine)
 }
 
 func launch(ctx context.Context, in Instance, command, ready string) (*Server, error) {
