@@ -24,6 +24,9 @@ type Secret struct {
 	// Misread marks what opens here but not in n8n, which reads un-prefixed values
 	// with the key of the legacy row only (n8n >= 2.39).
 	Misread bool
+	// OldEncoding marks those of Misread that n8n to 1.15 has written: CBC under the
+	// UTF-8 bytes of a key that is not ASCII.
+	OldEncoding bool
 	Problem Problem // "" when it opens
 	Digest  string  // CensusConfig.Digest of the plaintext, "" without
 }

@@ -216,7 +216,7 @@ func (k *Keyset) judge(r audit.Receipt, p *Place, row placeRow) (s Secret, plain
 		s.Misread = k.foreign[o.ref.ID]
 	}
 	if o.ref.Encoding == n8ncrypt.UTF8 { // written by n8n <= 1.15
-		s.Misread = true
+		s.Misread, s.OldEncoding = true, true
 	}
 	return s, o.plaintext, nil
 }

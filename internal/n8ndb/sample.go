@@ -34,7 +34,9 @@ type Sample struct {
 	// Prefixed counts the values under a data key besides. They open through
 	// their data key's row, which is in the sample itself.
 	Prefixed int64
-	clear    []ClearKey
+	// Broken counts what is no ciphertext, or a cut one: no key opens it.
+	Broken int64
+	clear  []ClearKey
 }
 
 type sampled struct {
@@ -111,17 +113,21 @@ func (db *DB) Sample(ctx context.Context, cfg SampleConfig) (*Sample, error) {
 
 // closed reports whether a value belongs into the sample, and counts it.
 func (s *Sample) closed(cfg SampleConfig, p *Place, row placeRow) (bool, error) {
-	if row.problem != "" || p.Encoding == Clear || p.Encoding == Pinned && !row.hasAlgorithm {
+	if p.Encoding == Clear || p.Encoding == Pinned && !row.hasAlgorithm {
 		return false, nil
 	}
-	value, err := n8ncrypt.Parse(row.value)
-	if err != nil {
-		if errors.Is(err, n8ncrypt.ErrNotCiphertext) && p.Key == dataEncryption && p.Algorithm == string(n8ncrypt.AlgorithmCBC) {
-			if key, err := n8ncrypt.NewInstanceKey(row.value); err == nil {
-				s.clear = append(s.clear, ClearKey{row.id, key})
-			}
-		}
+	if row.problem != "" {
+		s.Broken++
 		return false, nil
+	}
+	value, unparsed := n8ncrypt.Parse(row.value)
+	if unparsed != nil && p.Key == dataEncryption {
+		if n8ncrypt.Detect(row.value) == n8ncrypt.RawHex && p.Algorithm != string(n8ncrypt.AlgorithmCBC) {
+			return false, nil // in clear, and no instance key
+		}
+		if key, err := n8ncrypt.NewInstanceKey(row.value); err == nil && p.Algorithm == string(n8ncrypt.AlgorithmCBC) && errors.Is(unparsed, n8ncrypt.ErrNotCiphertext) {
+			s.clear = append(s.clear, ClearKey{row.id, key})
+		}
 	}
 	for _, k := range cfg.Opened {
 		secret, plaintext, err := k.judge(cfg.Receipt, p, row)
@@ -133,12 +139,16 @@ func (s *Sample) closed(cfg SampleConfig, p *Place, row placeRow) (bool, error) 
 			return false, nil
 		}
 	}
-	if value.Format() == n8ncrypt.Prefixed {
+	switch {
+	case unparsed != nil:
+		s.Broken++
+	case value.Format() == n8ncrypt.Prefixed:
 		s.Prefixed++
-		return false, nil
+	default:
+		s.Total++
+		return true, nil
 	}
-	s.Total++
-	return true, nil
+	return false, nil
 }
 
 // Len is how many values can be tried.
@@ -190,7 +200,7 @@ func (s *Sample) Try(r audit.Receipt, key n8ncrypt.InstanceKey, limit int) (t Tr
 		default:
 			t.Weak++
 		}
-		if secret.Misread {
+		if secret.OldEncoding {
 			t.OldEncoding++
 		}
 	}
