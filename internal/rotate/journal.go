@@ -18,6 +18,7 @@ import (
 	"github.com/n8keep/n8keep/internal/durable"
 	"github.com/n8keep/n8keep/internal/failpoint"
 	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
@@ -111,15 +112,6 @@ type KeyRecord struct {
 	Path        string               `json:"path,omitempty"`
 }
 
-// FileRecord is a file in which the instance key is set.
-type FileRecord struct {
-	Path    string `json:"path"`
-	Staged  string `json:"staged,omitempty"` // "" when it is written in place
-	InPlace bool   `json:"in_place,omitempty"`
-	Before  string `json:"before"` // SHA-256, hexadecimal
-	After   string `json:"after"`
-}
-
 // Left is a value that opens under no key and stays as it is.
 type Left struct {
 	Place   n8ndb.PlaceID `json:"place"`
@@ -172,7 +164,7 @@ type Journal struct {
 	Backup *BackupRef `json:"backup,omitempty"`
 	Fresh  *BackupRef `json:"fresh_backup,omitempty"` // taken by Finalise
 
-	Files        []FileRecord                 `json:"files,omitempty"`
+	Files        []n8nhome.StagedFile         `json:"files,omitempty"`
 	Places       map[n8ndb.PlaceID]PlaceProof `json:"places,omitempty"`
 	ByPlace      map[n8ndb.PlaceID]int64      `json:"changed_by_place,omitempty"`
 	Columns      int64                        `json:"columns"` // that were written
@@ -357,7 +349,7 @@ func (j *Journal) check(id string) error {
 		return errors.New("it has no journal key")
 	}
 	for _, f := range j.Files {
-		if !filepath.IsAbs(f.Path) || filepath.Clean(f.Path) != f.Path || f.Staged != "" && f.Staged != stagedPath(f.Path, id) {
+		if !filepath.IsAbs(f.Path) || filepath.Clean(f.Path) != f.Path {
 			return fmt.Errorf("it names the file %q", f.Path)
 		}
 	}

@@ -34,6 +34,7 @@ import (
 
 	"github.com/n8keep/n8keep/internal/audit"
 	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
@@ -59,18 +60,6 @@ type Service interface {
 	Healthy(ctx context.Context) error
 	// String is for people and for the journal: `systemd unit "n8n.service"`.
 	String() string
-}
-
-// KeyFile is a file in which the instance key is set: n8n's config, or the file that
-// N8N_ENCRYPTION_KEY_FILE names. The engine does the writing.
-type KeyFile interface {
-	// Path is absolute. A symbolic link was resolved.
-	Path() string
-	// InPlace says that the file cannot be renamed over, because it is a mount point.
-	InPlace() bool
-	// Edit returns the content with the key replaced, everything else byte for byte.
-	// It must not keep or change its argument.
-	Edit(content []byte, key n8ncrypt.InstanceKey) ([]byte, error)
 }
 
 // Choices are what the user decided. They are recorded: a resumed rotation keeps them.
@@ -121,8 +110,9 @@ type Config struct {
 	Backup func(context.Context) (BackupRef, error)
 	// Service stops and starts n8n; nil: the user does.
 	Service Service
-	// Files are the places of the key that are changed with it.
-	Files []KeyFile
+	// Files are those in which the instance key is set, n8n's config last. Run only: the
+	// journal remembers them.
+	Files []n8nhome.KeyFile
 	// Storage is n8n's storage folder, in which executions are kept as files; "" for none.
 	Storage string
 	// Choices count in Run; later they are the journal's.
@@ -135,6 +125,8 @@ type Config struct {
 	// Progress is told each step as it begins, and rows as they pass; table is "" for
 	// the former. Optional.
 	Progress func(step StepName, table string, rows int64)
+
+	fault func(op, name string) error // tests let operations fail
 }
 
 // FinaliseHooks are what ends a rotation beside the journal. Each may be called again

@@ -1,0 +1,104 @@
+package rotate
+
+import (
+	"errors"
+
+	"github.com/n8keep/n8keep/internal/n8nhome"
+	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/secret"
+)
+
+// change is what key files go through, with what was in one before.
+func (e *engine) change(before []byte) n8nhome.KeyChange {
+	return n8nhome.KeyChange{Old: e.cfg.Old.Key, New: e.cfg.New.Key, Before: secret.NewBytes(before)}
+}
+
+func (e *engine) stageKey(f n8nhome.KeyFile) (staged n8nhome.StagedFile, err error) {
+	err = e.do("stage-key", f.Path(), func() error {
+		staged, err = f.Stage(e.change(nil))
+		return err
+	})
+	return staged, err
+}
+
+// restageKeys stages the files again, as n8n has left them when it stopped, and writes
+// what is in them to the journal's files.
+func (e *engine) restageKeys(w *recordWriter) error {
+	for i, f := range e.j.Files {
+		staged, err := e.stageKey(n8nhome.KeyFile{Form: f.Form, Name: f.Path})
+		if err != nil {
+			return err
+		}
+		e.j.Files[i] = staged
+		if err := w.record(keyRecord, staged.Path, string(staged.Before().Reveal())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keyContents reads what was in the key files from the journal.
+func (e *engine) keyContents() (map[string][]byte, error) {
+	before := map[string][]byte{}
+	for f, err := range e.records(filesName, e.j.Attempt) {
+		if err != nil {
+			return nil, err
+		}
+		if len(f) == 3 && f[0] == keyRecord {
+			before[f[1]] = []byte(f[2])
+		}
+	}
+	for _, f := range e.j.Files {
+		if _, ok := before[f.Path]; !ok {
+			return nil, problem.New(problem.Damaged, "%q of rotation %q does not hold what was in %q", filesName, e.j.ID, f.Path)
+		}
+	}
+	return before, nil
+}
+
+// applyKeys gives the key files the new key, undoKeys the old one. Both may be
+// repeated.
+func (e *engine) applyKeys() error {
+	before, err := e.keyContents()
+	if err != nil {
+		return err
+	}
+	for _, f := range e.j.Files {
+		if err := e.do("apply-key", f.Path, func() error { return f.Apply(e.change(before[f.Path])) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *engine) undoKeys() error {
+	before, err := e.keyContents()
+	if err != nil {
+		return err
+	}
+	for _, f := range e.j.Files {
+		var exact bool
+		err := e.do("undo-key", f.Path, func() (err error) {
+			exact, err = f.Undo(e.change(before[f.Path]))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if exact {
+			e.j.Undone.Restored++
+		} else {
+			e.j.Undone.Changed++
+			e.warn("%q was written by n8n since: only the key in it is the old one again", f.Path)
+		}
+	}
+	return nil
+}
+
+func (e *engine) discardKeys() error {
+	var failed []error
+	for _, f := range e.j.Files {
+		failed = append(failed, e.do("discard-key", f.Path, f.Discard))
+	}
+	return errors.Join(failed...)
+}

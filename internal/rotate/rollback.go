@@ -1,0 +1,346 @@
+package rotate
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"strings"
+
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// backward goes from wherever the rotation is to rolled back.
+func (e *engine) backward(ctx context.Context) error {
+	switch e.j.State {
+	case Preparing, Applying:
+		return e.abandon(ctx)
+	case RollbackApplied:
+		if err := e.needKeys(true, false); err != nil {
+			return err
+		}
+		return e.comeBack(ctx)
+	}
+	if err := e.needKeys(true, true); err != nil {
+		return err
+	}
+	if e.j.State == Committing {
+		if err := e.stop(ctx, StepRollbackStop); err != nil {
+			return err
+		}
+		untouched, err := e.untouched(ctx)
+		if err != nil {
+			return err
+		}
+		if untouched {
+			if err := e.to(Applying); err != nil {
+				return err
+			}
+			return e.abandon(ctx)
+		}
+	}
+	// What cannot be read to its end is found out before anything is stopped or written.
+	if err := errors.Join(e.proveRecords(rowsName, e.j.Attempt), e.proveRecords(filesName, e.j.Attempt)); err != nil {
+		return err
+	}
+	if e.j.State != RollbackCommitting {
+		if err := e.to(RollingBack); err != nil {
+			return err
+		}
+	}
+	if err := e.stop(ctx, StepRollbackStop); err != nil {
+		return err
+	}
+	if err := e.step(ctx, StepRollbackApply, func() (string, string, error) { return e.undo(ctx) }); err != nil {
+		return err
+	}
+	return e.comeBack(ctx)
+}
+
+// abandon ends a rotation whose transaction never committed.
+func (e *engine) abandon(ctx context.Context) error {
+	end := Abandoned
+	if e.j.State == Applying {
+		end = RolledBack
+	}
+	if err := errors.Join(e.discard(), e.sweepFolder()); err != nil {
+		return err
+	}
+	if e.j.Step(StepStop) != nil {
+		if err := e.start(ctx, StepRollbackStart); err != nil {
+			return err
+		}
+	}
+	return e.endBack(end)
+}
+
+// comeBack starts n8n with the old key and proves it.
+func (e *engine) comeBack(ctx context.Context) error {
+	if err := e.start(ctx, StepRollbackStart); err != nil {
+		return err
+	}
+	if err := e.step(ctx, StepRollbackVerify, func() (string, string, error) { return e.verifyBack(ctx) }); err != nil {
+		return err
+	}
+	return e.endBack(RolledBack)
+}
+
+func (e *engine) endBack(end State) error {
+	wrapped := e.j.Wrapped
+	e.j.Wrapped = nil
+	if err := e.to(end); err != nil {
+		e.j.Wrapped = wrapped
+		return err
+	}
+	// The journal key is gone: what the files hold can be read by nobody.
+	return e.removeSecrets()
+}
+
+// untouched asks the database whether a commit did not go through at all.
+func (e *engine) untouched(ctx context.Context) (bool, error) {
+	w, err := e.write(ctx)
+	if err != nil {
+		return false, err
+	}
+	t, err := e.count(ctx, w.DB, e.j.Choices.Executions)
+	if err := errors.Join(err, w.Close()); err != nil {
+		return false, err
+	}
+	return t.new <= e.j.AlreadyNew, nil
+}
+
+// undoScope is all executions once n8n may have finished some that it has written
+// under the new key.
+func (e *engine) undoScope() n8ndb.ExecutionScope {
+	if e.j.Step(StepStart) != nil {
+		return n8ndb.AllExecutions
+	}
+	return e.j.Choices.Executions
+}
+
+// undo takes the database and the files back, or goes on with that.
+func (e *engine) undo(ctx context.Context) (result, detail string, err error) {
+	through := false
+	if e.j.State == RollbackCommitting {
+		if through, err = e.undone(ctx); err != nil {
+			return "", "", err
+		}
+	}
+	if !through {
+		if err := e.transactBack(ctx); err != nil {
+			return "", "", err
+		}
+	}
+	if err := e.placeBundles(undoName, e.j.Undo); err != nil {
+		return "", "", err
+	}
+	if err := e.undoKeys(); err != nil {
+		return "", "", err
+	}
+	u := e.j.Undone
+	return Done, fmt.Sprintf("%d restored, %d written since and encrypted with the old key", u.Restored, u.Rewritten), e.to(RollbackApplied)
+}
+
+// undone asks the database whether the rollback was committed: one transaction leaves
+// nothing under the new key, or everything.
+func (e *engine) undone(ctx context.Context) (bool, error) {
+	w, err := e.write(ctx)
+	if err != nil {
+		return false, err
+	}
+	t, err := e.count(ctx, w.DB, e.undoScope())
+	if err := errors.Join(err, w.Close()); err != nil {
+		return false, err
+	}
+	return t.new == 0, nil
+}
+
+// transactBack is the transaction back.
+func (e *engine) transactBack(ctx context.Context) (err error) {
+	if e.j.State == RollbackCommitting {
+		if err := e.to(RollingBack); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(e.discardBundles(), e.sweepFolder()); err != nil {
+		return err
+	}
+	e.j.Undo++
+	e.j.Undone = &Undone{}
+	if err := e.to(RollingBack); err != nil {
+		return err
+	}
+	w, err := e.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if err := e.prepareBack(ctx, w); err != nil {
+		return err
+	}
+	if err := e.to(RollbackCommitting); err != nil {
+		return err
+	}
+	if err := e.do("commit", "", func() error { return w.Commit(ctx) }); err != nil {
+		return fmt.Errorf("committing: %w", err)
+	}
+	for _, text := range w.Warnings {
+		e.warn("%s", text)
+	}
+	return nil
+}
+
+func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
+	j, cfg := e.j, &e.cfg
+	version, err := w.Version(ctx)
+	if err != nil {
+		return err
+	}
+	var restored n8ndb.Restored
+	err = e.do("restore-rows", "", func() (err error) {
+		restored, err = w.Restore(ctx, e.changes())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	j.Undone.Restored, j.Undone.Changed, j.Undone.Gone = restored.Restored+restored.Same, restored.Changed, restored.Gone
+	if j.NewDataKey != "" {
+		if err := w.ReactivateDataKey(ctx, j.NewDataKey, strings.Fields(j.OldDataKey)); err != nil {
+			return err
+		}
+	}
+	keys, err := w.KeysetOf(ctx, cfg.Receipt, cfg.New.Key, e.others(cfg.Old.Key)...)
+	if err != nil {
+		return err
+	}
+	how := &sealing{to: cfg.Old.Key, version: version, back: true}
+	before, after := e.newProof(), e.newProof()
+	rewrite := n8ndb.RewriteConfig{Keys: keys, Receipt: cfg.Receipt, Executions: e.undoScope(), Seal: how.seal,
+		Digest: before.digest, Visit: before.visit,
+		Progress: func(table string, n int64) { cfg.Progress(StepRollbackApply, table, n) }}
+	done, err := w.Rewrite(ctx, rewrite)
+	if err != nil {
+		return err
+	}
+	j.Undone.Rewritten = done.Values
+	now, err := w.KeysetOf(ctx, cfg.Receipt, cfg.Old.Key, cfg.Others...)
+	if err != nil {
+		return err
+	}
+	_, err = w.Census(ctx, n8ndb.CensusConfig{Keys: now, Receipt: cfg.Receipt, Executions: e.undoScope(), Digest: after.digest, Visit: after.visit,
+		Progress: func(table string, n int64) { cfg.Progress(StepRollbackApply, table, n) }})
+	if err != nil {
+		return err
+	}
+	if places := differ(before.sums(), after.sums()); len(places) > 0 {
+		return problem.New(problem.CheckFailed, "the values of %s would not open to what they are under the old key", joinPlaces(places))
+	}
+	if restored.Changed == 0 && restored.Gone == 0 && done.Values == 0 && e.undoScope() == j.Choices.Executions {
+		if places := differ(withoutBundles(j.Places), after.sums()); len(places) > 0 {
+			return problem.New(problem.Damaged, "nobody has changed the database since the rotation, and still the values of %s are not what they were", joinPlaces(places))
+		}
+	}
+	list, err := e.createRecords(undoName, j.Undo)
+	if err != nil {
+		return err
+	}
+	defer list.abort()
+	if err := e.undoBundles(ctx, w, rewrite, now, list); err != nil {
+		return err
+	}
+	if err := e.commitRecords(list); err != nil {
+		return err
+	}
+	_, err = e.keyContents()
+	return err
+}
+
+func withoutBundles(all map[n8ndb.PlaceID]PlaceProof) map[n8ndb.PlaceID]PlaceProof {
+	out := maps.Clone(all)
+	maps.DeleteFunc(out, func(id n8ndb.PlaceID, _ PlaceProof) bool {
+		p, _ := n8ndb.Catalogued(id)
+		return p.Container == n8ndb.Bundle
+	})
+	return out
+}
+
+// undoBundles stages what the bundles become: what they were, where they are still
+// ours, and else what is in them now under the old key.
+func (e *engine) undoBundles(ctx context.Context, w *n8ndb.Writer, rewrite n8ndb.RewriteConfig, now *n8ndb.Keyset, list *recordWriter) error {
+	root, err := e.storage()
+	if err != nil || root == nil {
+		return err
+	}
+	defer root.Close()
+	put := func(b *bundle, content []byte) error {
+		if err := e.stageBundle(root, b, content); err != nil {
+			return err
+		}
+		return list.writeBundle(bundle{name: b.name, mode: b.mode, uid: b.uid, gid: b.gid, after: b.after})
+	}
+	err = e.eachBundle(filesName, e.j.Attempt, func(was bundle) error {
+		b, err := readBundle(root, was.name)
+		switch {
+		case err != nil:
+			return err
+		case b == nil:
+			e.j.Undone.Gone++
+			return nil
+		case sha256.Sum256(b.before) == was.after:
+			e.j.Undone.Restored++
+			return put(b, was.before)
+		case string(b.before) != string(was.before):
+			e.j.Undone.Changed++
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	names, err := w.BundleFiles(ctx, e.j.Storage, e.undoScope())
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := root.Lstat(name + e.suffix()); !errors.Is(err, fs.ErrNotExist) {
+			continue // staged above
+		}
+		b, err := readBundle(root, name)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		if err := e.undoBundle(b, rewrite, now, put); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *engine) undoBundle(b *bundle, rewrite n8ndb.RewriteConfig, now *n8ndb.Keyset, put func(*bundle, []byte) error) error {
+	before, after := e.newProof(), e.newProof()
+	rewrite.Digest, rewrite.Visit = before.digest, before.visit
+	content, values, err := rewrite.Keys.RewriteBundle(rewrite, n8ndb.BundleRow(b.name), b.before)
+	if err != nil || values == 0 {
+		return err
+	}
+	rewrite.Digest, rewrite.Visit = after.digest, after.visit
+	rewrite.Seal = func(n8ndb.Place, n8ndb.Secret, []byte) (string, bool, error) { return "", false, nil }
+	if _, _, err := now.RewriteBundle(rewrite, n8ndb.BundleRow(b.name), content); err != nil {
+		return err
+	}
+	if places := differ(before.sums(), after.sums()); len(places) > 0 {
+		return problem.New(problem.CheckFailed, "the values of the execution %q on disk would not open to what they are under the old key", n8ndb.BundleRow(b.name))
+	}
+	e.j.Undone.Rewritten += int64(values)
+	return put(b, content)
+}

@@ -1,0 +1,111 @@
+package rotate
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/n8ncrypt"
+)
+
+// otherKey names the key that is not the first of a key set: the new one going
+// forward, the old one going back.
+const otherKey = "n8keep-other"
+
+// sealing decides what each value becomes when the instance key becomes to.
+type sealing struct {
+	to      n8ncrypt.InstanceKey
+	version n8ndb.Version
+	back    bool // only what is under the first key of the set is touched
+	leak    bool
+	data    n8ncrypt.DataKey // with leak, n8n >= 2.39: what V2 values get
+}
+
+// seal is the n8ndb.Sealer.
+func (s *sealing) seal(p n8ndb.Place, v n8ndb.Secret, plaintext []byte) (string, bool, error) {
+	switch {
+	case p.Encoding == n8ndb.Clear, !v.Opens && !v.Plain:
+		return "", false, nil
+	case p.ID == legacyPlace:
+		return s.legacy(v, plaintext)
+	case v.Plain && p.Encoding == n8ndb.Pinned && s.leak:
+		text, err := freshSecret(p.Key)
+		return text, err == nil, err
+	case v.Plain:
+		return "", false, nil
+	case p.Encoding == n8ndb.V2 && !s.data.IsZero():
+		if v.KeyRef == s.data.ID {
+			return "", false, nil
+		}
+		sealed, err := s.data.Encrypt(plaintext)
+		return sealed.String(), err == nil, err
+	case v.Format == n8ncrypt.Prefixed.String():
+		return "", false, nil // its key does not change
+	case s.leak && p.Encoding == n8ndb.Pinned:
+		text, err := freshSecret(p.Key)
+		if err != nil {
+			return "", false, err
+		}
+		return s.under(v.Format, []byte(text))
+	case v.KeyRef == otherKey, s.back && v.KeyRef != n8ndb.KeyInstance:
+		return "", false, nil
+	}
+	return s.under(v.Format, plaintext)
+}
+
+// under encrypts under the instance key in the format that the value had.
+func (s *sealing) under(format string, plaintext []byte) (string, bool, error) {
+	if format == n8ncrypt.GCM.String() {
+		text, err := s.to.Wrap(plaintext)
+		return text, err == nil, err
+	}
+	sealed, err := s.to.EncryptCBC(plaintext)
+	return sealed.String(), err == nil, err
+}
+
+// legacy: n8n >= 2.39 reads un-prefixed values with the key in this row and writes them
+// with the live one, so the row has to hold the live one.
+func (s *sealing) legacy(v n8ndb.Secret, content []byte) (string, bool, error) {
+	same := string(content) == s.to.Reveal()
+	switch {
+	case s.back && (v.Plain && same || !v.Plain && v.KeyRef != n8ndb.KeyInstance):
+		return "", false, nil // as it was
+	case v.Plain && s.version.Before(2, 20):
+		return s.to.Reveal(), !same, nil
+	case v.Plain:
+		text, err := s.to.Wrap([]byte(s.to.Reveal()))
+		return text, err == nil, err
+	case v.KeyRef == otherKey && same:
+		return "", false, nil
+	}
+	return s.under(v.Format, []byte(s.to.Reveal()))
+}
+
+// freshSecret makes a signing secret in the form in which n8n derives it.
+func freshSecret(kind string) (string, error) {
+	b := make([]byte, 32)
+	rand.Read(b)
+	switch kind {
+	case "signing.jwt", "signing.hmac":
+		return hex.EncodeToString(b), nil
+	case "signing.binary_data":
+		return base64.StdEncoding.EncodeToString(b), nil
+	}
+	return "", problem.New(problem.Unexpected, "the form of the secret %q is not known", kind)
+}
+
+// checkNewKey refuses a key that this version would turn into other bytes than we do.
+func (s *sealing) checkNewKey() error {
+	if !s.version.Before(1, 16) {
+		return nil
+	}
+	for _, r := range s.to.Reveal() {
+		if r > 0x7e {
+			return problem.New(problem.Usage, "n8n %s reads keys with characters beyond ASCII in another way than later versions", s.version.N8N).
+				WithHint("choose a new key of ASCII characters")
+		}
+	}
+	return nil
+}
