@@ -72,6 +72,8 @@ type Config struct {
 	Now        func() time.Time // nil: time.Now
 	Logger     *slog.Logger     // nil: none
 	Progress   func(Progress)   // optional
+
+	betweenBatches func() // of tests
 }
 
 // Progress is where a run is.

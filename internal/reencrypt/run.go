@@ -80,8 +80,15 @@ func (r *run) passes(ctx context.Context) error {
 	if err := r.prove(ctx); err != nil {
 		return err
 	}
-	return problem.New(problem.Partial, "after %s %s are not under %s: n8n, or somebody, goes on saving under another key", passes(most), plural(r.out.Left, "value"), r.key()).
+	return problem.New(problem.Partial, "after %s, %s not under %s: n8n, or somebody, goes on saving under another key", passes(most), are(r.out.Left), r.key()).
 		WithHint("is the key rotation flag of every n8n process what was said? Values that were moved are readable; run the command again when less is saved")
+}
+
+func are(n int64) string {
+	if n == 1 {
+		return "1 value is"
+	}
+	return fmt.Sprintf("%d values are", n)
 }
 
 func passes(n int) string {
@@ -239,6 +246,9 @@ func (r *run) prove(ctx context.Context) error {
 
 // wait leaves n8n at least as much time as a transaction took, and keeps the rate.
 func (r *run) wait(ctx context.Context, rows int, took time.Duration) error {
+	if r.cfg.betweenBatches != nil {
+		r.cfg.betweenBatches()
+	}
 	pause := max(took, 2*time.Millisecond)
 	if rate := r.cfg.RowsPerSecond; rate > 0 {
 		pause = max(pause, time.Duration(rows)*time.Second/time.Duration(rate)-took)

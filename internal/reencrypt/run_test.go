@@ -1,0 +1,92 @@
+package reencrypt
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/n8ndbtest"
+)
+
+// TestThereAndBack: everything to the active key, and back to the instance key, on what
+// real n8n wrote; plaintexts stay what they were, and a second run finds nothing.
+func TestThereAndBack(t *testing.T) {
+	for _, name := range n8ndbtest.Names(t) {
+		f := n8ndbtest.Load(t, name)
+		if !strings.HasPrefix(f.N8NVersion, "2.41") {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			p := copyOf(t, name)
+			before := p.contents(t, n8ndb.Unfinished)
+			r := mustRun(t, p.config(t, "active", FlagOn, Runs))
+			there := p.contents(t, n8ndb.Unfinished)
+			same(t, before, there)
+			if len(there.keys) != 1 || there.keys[r.KeyID] != len(there.plaintexts) || r.KeyID == "" {
+				t.Errorf("keys %v after moving to %q", there.keys, r.KeyID)
+			}
+			if r.Changed == 0 || r.Lost != 0 || r.Proved != int64(len(there.plaintexts)) {
+				t.Errorf("result %+v", r)
+			}
+			if again := mustRun(t, p.config(t, "active", FlagOn, Runs)); again.Changed != 0 || len(again.Passes) != 1 {
+				t.Errorf("a second run: %+v", again)
+			}
+			back := mustRun(t, p.config(t, "legacy", FlagOff, Runs))
+			home := p.contents(t, n8ndb.Unfinished)
+			same(t, before, home)
+			if len(home.keys) != 1 || home.keys[n8ndb.KeyInstance] != len(home.plaintexts) || back.KeyID != "" {
+				t.Errorf("keys %v after moving back", home.keys)
+			}
+		})
+	}
+}
+
+// TestEveryPlace moves what a seed has put into every place, files included, there and
+// back with n8n stopped.
+func TestEveryPlace(t *testing.T) {
+	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
+		t.Run(name, func(t *testing.T) {
+			p := seeded(t, name)
+			before := p.contents(t, n8ndb.AllExecutions)
+			for _, scope := range []n8ndb.ExecutionScope{n8ndb.Unfinished, n8ndb.AllExecutions} {
+				cfg := p.config(t, "seedDataKey00001", FlagOn, Stopped)
+				cfg.Executions = scope
+				r := mustRun(t, cfg)
+				there := p.contents(t, scope)
+				if len(there.keys) != 1 || there.keys["seedDataKey00001"] != len(there.plaintexts) {
+					t.Errorf("scope %d: keys %v", scope, there.keys)
+				}
+				if scope == n8ndb.Unfinished && r.Bundles != 1 {
+					t.Errorf("%d files were rewritten", r.Bundles)
+				}
+			}
+			same(t, before, p.contents(t, n8ndb.AllExecutions))
+			cfg := p.config(t, "legacy", FlagOff, Stopped)
+			cfg.Executions = n8ndb.AllExecutions
+			mustRun(t, cfg)
+			home := p.contents(t, n8ndb.AllExecutions)
+			same(t, before, home)
+			if len(home.keys) != 1 || home.keys[n8ndb.KeyInstance] != len(home.plaintexts) {
+				t.Errorf("keys %v after moving back", home.keys)
+			}
+		})
+	}
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	p := seeded(t, "2.41.1-sqlite")
+	before := p.contents(t, n8ndb.AllExecutions)
+	plan, err := MakePlan(context.Background(), p.config(t, "active", FlagOn, Runs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan.Refused() != nil || plan.Change == 0 || plan.Values <= plan.Change/2 || plan.MFA != 1 {
+		t.Errorf("plan %+v", plan)
+	}
+	after := p.contents(t, n8ndb.AllExecutions)
+	same(t, before, after)
+	if len(after.keys) != len(before.keys) {
+		t.Error("the dry run has moved values")
+	}
+}
