@@ -11,11 +11,13 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 const (
 	wrapInfo   = "n8keep/rotation-journal/v1"
+	oldKeyInfo = "n8keep/rotation-old-key/v1"
 	digestInfo = "n8keep/rotation-digest/v1"
 )
 
@@ -26,6 +28,11 @@ type WrappedKey struct {
 	Salt []byte `json:"salt"` // 32 bytes
 	Old  []byte `json:"old"`
 	New  []byte `json:"new"`
+	// OldKey is the old instance key, AES-256-GCM as above, the key from
+	// HKDF-SHA-256(age identity's text, Salt, "n8keep/rotation-old-key/v1"): where it was
+	// read from may hold the new one by now. The new key is not kept so, because after a
+	// leak the old one opens this journal for others, too.
+	OldKey []byte `json:"old_key"`
 }
 
 // journalKey encrypts what undoes a rotation.
@@ -54,23 +61,28 @@ func withDigests(identity *age.X25519Identity) (*journalKey, error) {
 func (k *journalKey) wrap(id string, before, after n8ncrypt.InstanceKey) (*WrappedKey, error) {
 	w := &WrappedKey{Salt: make([]byte, 32)}
 	rand.Read(w.Salt)
+	identity := k.identity.String()
 	for _, s := range []struct {
-		key  n8ncrypt.InstanceKey
-		into *[]byte
-	}{{before, &w.Old}, {after, &w.New}} {
-		aead, err := w.cipher(s.key)
+		under, info, text string
+		into              *[]byte
+	}{
+		{before.Reveal(), wrapInfo, identity, &w.Old},
+		{after.Reveal(), wrapInfo, identity, &w.New},
+		{identity, oldKeyInfo, before.Reveal(), &w.OldKey},
+	} {
+		aead, err := w.cipher(s.under, s.info)
 		if err != nil {
 			return nil, err
 		}
 		nonce := make([]byte, aead.NonceSize())
 		rand.Read(nonce)
-		*s.into = aead.Seal(nonce, nonce, []byte(k.identity.String()), []byte(id))
+		*s.into = aead.Seal(nonce, nonce, []byte(s.text), []byte(id))
 	}
 	return w, nil
 }
 
-func (w *WrappedKey) cipher(key n8ncrypt.InstanceKey) (cipher.AEAD, error) {
-	okm, err := hkdf.Key(sha256.New, []byte(key.Reveal()), w.Salt, wrapInfo, 32)
+func (w *WrappedKey) cipher(secret, info string) (cipher.AEAD, error) {
+	okm, err := hkdf.Key(sha256.New, []byte(secret), w.Salt, info, 32)
 	if err != nil {
 		return nil, fmt.Errorf("sealing the journal key: %w", err)
 	}
@@ -89,7 +101,21 @@ func (w *WrappedKey) open(id string, sealed []byte, key n8ncrypt.InstanceKey) (*
 	if key.IsZero() {
 		return nil, errNotThisKey
 	}
-	aead, err := w.cipher(key)
+	text, err := w.unseal(id, sealed, key.Reveal(), wrapInfo)
+	if err != nil {
+		return nil, err
+	}
+	identity, err := age.ParseX25519Identity(string(text))
+	clear(text)
+	if err != nil {
+		return nil, errNotThisKey
+	}
+	return withDigests(identity)
+}
+
+// unseal opens what wrap has sealed.
+func (w *WrappedKey) unseal(id string, sealed []byte, secret, info string) ([]byte, error) {
+	aead, err := w.cipher(secret, info)
 	if err != nil {
 		return nil, err
 	}
@@ -100,10 +126,26 @@ func (w *WrappedKey) open(id string, sealed []byte, key n8ncrypt.InstanceKey) (*
 	if err != nil {
 		return nil, errNotThisKey
 	}
-	identity, err := age.ParseX25519Identity(string(text))
-	clear(text)
-	if err != nil {
-		return nil, errNotThisKey
+	return text, nil
+}
+
+// OldKey is the old instance key of a rotation that has not ended, found with the new
+// one: the file that it was read from may hold the new key by now. A key that is not
+// the rotation's new one is WrongKey.
+func (j *Journal) OldKey(newKey n8ncrypt.InstanceKey) (n8ncrypt.InstanceKey, error) {
+	var none n8ncrypt.InstanceKey
+	w := j.Wrapped
+	if w == nil {
+		return none, problem.New(problem.NotFound, "the journal of rotation %q keeps no key any more: it is %s", j.ID, j.State)
 	}
-	return withDigests(identity)
+	k, err := w.open(j.ID, w.New, newKey)
+	if err == nil {
+		var text []byte
+		if text, err = w.unseal(j.ID, w.OldKey, k.identity.String(), oldKeyInfo); err == nil {
+			defer clear(text)
+			return n8ncrypt.NewInstanceKey(string(text))
+		}
+	}
+	return none, problem.New(problem.WrongKey, "the key is not the new one of rotation %q, which has the fingerprint %s", j.ID, j.New.Fingerprint).
+		WithHint("nothing was touched")
 }
