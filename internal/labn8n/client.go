@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// browserID is what the editor in a browser makes up for itself; n8n binds sessions to it.
+const browserID = "n8keep-test"
+
 // Client talks to one n8n as its editor does (a session cookie bound to a browser id) and, for paths under /api/, as a
 // script with an API key. It is safe for concurrent use.
 type Client struct {
@@ -58,7 +61,7 @@ func (c *Client) Do(ctx context.Context, method, path string, body, out any) err
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Browser-Id", "n8keep-test")
+	req.Header.Set("Browser-Id", browserID)
 	if c.apiKey != "" && strings.HasPrefix(path, "/api/") {
 		req.Header.Set("X-N8N-API-KEY", c.apiKey)
 	}
@@ -116,6 +119,42 @@ func (c *Client) Login(ctx context.Context, email, password, secret string) erro
 	return c.Do(ctx, "POST", "/rest/login", body, nil)
 }
 
+// Cookie is the client's session as a browser's developer tools show it: the lines that n8keep takes as a session file.
+func (c *Client) Cookie(t testing.TB) string {
+	t.Helper()
+	u, err := url.Parse(c.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cookie := range c.http.Jar.Cookies(u) {
+		if cookie.Name == "n8n-auth" {
+			return "Cookie: " + cookie.String() + "\nbrowser-id: " + browserID + "\n"
+		}
+	}
+	t.Fatal("labn8n: the client is not logged in")
+	return ""
+}
+
+// DataKeys are n8n's own keys by id, as its interface for rotating them lists them; only with n8n's flag for that.
+func (c *Client) DataKeys(ctx context.Context) (map[string]DataKey, error) {
+	var list data[struct {
+		Items []DataKey `json:"items"`
+	}]
+	if err := c.Do(ctx, "GET", "/rest/encryption/keys?type=data_encryption", nil, &list); err != nil {
+		return nil, err
+	}
+	keys := map[string]DataKey{}
+	for _, k := range list.Data.Items {
+		keys[k.ID] = k
+	}
+	return keys, nil
+}
+
+// DataKey is a row of that list.
+type DataKey struct {
+	ID, Algorithm, Status string
+}
+
 // UpdateCredential writes all of a credential through the editor's interface.
 func (c *Client) UpdateCredential(ctx context.Context, cred Credential) error {
 	body := map[string]any{"name": cred.Name, "type": cred.Type, "data": cred.Data}
@@ -165,8 +204,8 @@ func (c *Client) Executions(ctx context.Context) (map[string]Execution, error) {
 	return all, nil
 }
 
-// eventually calls check until it says true, and ends the test after a minute; the error says what is seen instead.
-func eventually(t testing.TB, what string, check func() (bool, error)) {
+// Eventually calls check until it says true, and ends the test after a minute; the error says what is seen instead.
+func Eventually(t testing.TB, what string, check func() (bool, error)) {
 	t.Helper()
 	deadline := time.After(time.Minute)
 	tick := time.NewTicker(100 * time.Millisecond)

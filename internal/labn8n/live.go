@@ -125,7 +125,7 @@ func (l *Live) wait(t testing.TB, echo *Echo) string {
 
 func (l *Live) awaitStatus(t testing.TB, id, want string) {
 	t.Helper()
-	eventually(t, "execution "+id+" to be "+want, func() (bool, error) {
+	Eventually(t, "execution "+id+" to be "+want, func() (bool, error) {
 		got, err := l.Session.Execution(t.Context(), id)
 		if err != nil {
 			return false, err
@@ -239,7 +239,7 @@ func (c *Client) visit(ctx context.Context, link string) error {
 // Found calls f until n8n knows the address: it registers webhooks some time after its editor is accessible.
 func Found(t testing.TB, what string, f func() error) {
 	t.Helper()
-	eventually(t, what, func() (bool, error) {
+	Eventually(t, what, func() (bool, error) {
 		err := f()
 		var status *StatusError
 		if errors.As(err, &status) && status.Status == http.StatusNotFound {

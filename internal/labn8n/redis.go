@@ -38,7 +38,7 @@ func Redis(t testing.TB) (env []string) {
 		cmd.Process.Kill()
 		<-exited
 	})
-	eventually(t, "redis-server", func() (bool, error) {
+	Eventually(t, "redis-server", func() (bool, error) {
 		c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, time.Second)
 		if err != nil {
 			return false, err

@@ -267,7 +267,7 @@ func (c *Client) call(ctx context.Context, path string) (string, error) {
 // AwaitWebhook returns when the seeded workflow answers: n8n registers webhooks some time after its editor is accessible.
 func (c *Client) AwaitWebhook(t testing.TB, f *Facts) {
 	t.Helper()
-	eventually(t, "the webhook", func() (bool, error) {
+	Eventually(t, "the webhook", func() (bool, error) {
 		_, err := c.CallWebhook(t.Context(), f)
 		var status *StatusError
 		if errors.As(err, &status) && status.Status == http.StatusNotFound {

@@ -74,7 +74,7 @@ func seedWorkflows(t testing.TB, s *Server, c *Client, f *Facts, echo *Echo, pro
 func (c *Client) makeWaiting(t testing.TB, workflow string, echo *Echo) (id string) {
 	t.Helper()
 	c.must(t, "POST", "/webhook/lab-wait", node{"n": 1}, nil)
-	eventually(t, "a waiting execution", func() (bool, error) {
+	Eventually(t, "a waiting execution", func() (bool, error) {
 		all, err := c.Executions(t.Context())
 		if err != nil {
 			return false, err
