@@ -97,8 +97,8 @@ func changing() []step {
 		{"encoded in base64", func(s string) []string { return base64Forms([]byte(s)) }},
 		{"encoded in base64 together with a line break", func(s string) []string { return base64Forms([]byte(s + "\n")) }},
 		{"encoded in hex", one(func(s string) string { return hex.EncodeToString([]byte(s)) })},
-		{"in lower case", one(strings.ToLower)},
-		{"in upper case", one(strings.ToUpper)},
+		{"in lower case", inCase(strings.ToLower)},
+		{"in upper case", inCase(strings.ToUpper)},
 		{"without = at its end", one(func(s string) string { return strings.TrimRight(s, "=") })},
 		{"with = at its end", func(s string) []string { return []string{s + "=", s + "=="} }},
 		{"in the other alphabet of base64", func(s string) []string {
@@ -197,6 +197,16 @@ func textOf(b []byte) []string {
 		return []string{string(b)}
 	}
 	return []string{latin1(string(b)), replaced(string(b))}
+}
+
+// inCase leaves text alone that is not UTF-8: the standard library repairs it.
+func inCase(f func(string) string) func(string) []string {
+	return func(s string) []string {
+		if !utf8.ValidString(s) {
+			return nil
+		}
+		return []string{f(s)}
+	}
 }
 
 func cutAt(marks ...string) func(string) []string {
