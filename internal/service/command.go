@@ -29,7 +29,7 @@ type Command struct {
 
 func (c *Command) String() string {
 	if c.StopLine == "" {
-		return "start command"
+		return "the user and a start command"
 	}
 	return "stop and start commands"
 }

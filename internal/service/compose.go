@@ -93,7 +93,7 @@ func (c *Compose) State(ctx context.Context) ([]Part, error) {
 	var parts []Part
 	has := map[string]bool{}
 	if ids := strings.Fields(string(o.stdout)); len(ids) > 0 {
-		o, err := c.run(ctx, os.Environ(), []string{c.docker()}, append([]string{"inspect", "--type", "container", "--format", inspection}, ids...)...)
+		o, err := c.run(ctx, "inspect", os.Environ(), []string{c.docker()}, append([]string{"inspect", "--type", "container", "--format", inspection}, ids...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -233,7 +233,7 @@ func (c *Compose) compose(ctx context.Context, environ []string, args ...string)
 	if over := override(c.File); over != "" {
 		files = append(files, "-f", over)
 	}
-	return c.run(ctx, environ, c.command, append(files, args...)...)
+	return c.run(ctx, args[0], environ, c.command, append(files, args...)...)
 }
 
 // override is the file that docker compose adds to one of standard name.
@@ -257,11 +257,11 @@ func override(file string) string {
 var (
 	dockerDenied = regexp.MustCompile(`(?i)permission denied`)
 	dockerAbsent = regexp.MustCompile(`(?i)cannot connect to the docker daemon|is the docker daemon running|error during connect|couldn't connect to docker daemon`)
-	dockerNoFile = regexp.MustCompile(`(?i)no configuration file provided|no such file or directory|can't find a suitable configuration`)
+	dockerNoFile = regexp.MustCompile(`(?i)^open .*no such file or directory|FileNotFoundError`)
 	dockerNoName = regexp.MustCompile(`(?i)no such service`)
 )
 
-func (c *Compose) run(ctx context.Context, environ, command []string, args ...string) (outcome, error) {
+func (c *Compose) run(ctx context.Context, verb string, environ, command []string, args ...string) (outcome, error) {
 	args = append(slices.Clone(command[1:]), args...)
 	p := process{path: command[0], args: args, env: append(slices.Clone(environ), "COMPOSE_ANSI=never", "COMPOSE_PROGRESS=plain", "DOCKER_CLI_HINTS=false")}
 	o, err := p.run(ctx)
@@ -287,18 +287,5 @@ func (c *Compose) run(ctx context.Context, environ, command []string, args ...st
 	if said != "" {
 		said = ": " + said
 	}
-	return o, problem.New(problem.Unexpected, "%s of %s %s%s", verb(args), c, o.how(), said)
-}
-
-// verb is what was asked of docker.
-func verb(args []string) string {
-	for i, a := range args {
-		switch a {
-		case "stop", "up", "ps", "config", "inspect":
-			if i > 0 && args[0] != "inspect" || a == "inspect" {
-				return "docker " + a
-			}
-		}
-	}
-	return "docker"
+	return o, problem.New(problem.Unexpected, "docker %s of %s %s%s", verb, c, o.how(), said)
 }

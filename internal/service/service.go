@@ -141,25 +141,28 @@ func (s *Service) Stop(ctx context.Context) error {
 	if err := s.o.Stop(ctx); err != nil {
 		return s.explain(ctx, err, "stopping n8n")
 	}
+	last := []string{"its state could not be read in that time"}
+	var lastErr error
 	for {
 		running, err := s.running(ctx)
 		if err == nil && len(running) == 0 {
 			return nil
 		}
-		if waiting := s.wait(ctx); waiting != nil {
-			if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-				return s.explain(ctx, err, "stopping n8n")
-			}
-			if !errors.Is(waiting, errLimit) {
-				return problem.Wrap(problem.Interrupted, waiting, "stopping n8n")
-			}
-			if len(running) == 0 {
-				running = []string{"its state could not be read"}
-			}
-			return problem.New(problem.Busy, "n8n was stopped by %s, and still runs after %s: %s", s.o, s.cfg.StopLimit, strings.Join(running, "; ")).
-				WithHint("stop it by hand; its log: %s", s.o.Logs()).
-				WithHint("if the health address is answered by something else, give --health-url the address of n8n itself")
+		if ctx.Err() == nil { // else it was a look cut short
+			last, lastErr = running, err
 		}
+		waiting := s.wait(ctx)
+		switch {
+		case waiting == nil:
+			continue
+		case !errors.Is(waiting, errLimit):
+			return problem.Wrap(problem.Interrupted, waiting, "stopping n8n")
+		case lastErr != nil:
+			return s.explain(ctx, lastErr, "stopping n8n")
+		}
+		return problem.New(problem.Busy, "stopping n8n by %s: it still runs after %s: %s", s.o, s.cfg.StopLimit, strings.Join(last, "; ")).
+			WithHint("stop it by hand; its log: %s", s.o.Logs()).
+			WithHint("if the health address is answered by something else, give --health-url the address of n8n itself")
 	}
 }
 
