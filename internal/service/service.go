@@ -136,31 +136,26 @@ func (s *Service) Unchecked(ctx context.Context) []string {
 // the orchestrator, and the health address does not answer. What still runs at the
 // limit is Busy.
 func (s *Service) Stop(ctx context.Context) error {
-	ctx, cancel := s.limited(ctx, s.cfg.StopLimit)
+	limit := time.Now().Add(s.cfg.StopLimit)
+	asked, cancel := context.WithTimeoutCause(ctx, s.cfg.StopLimit, errLimit)
 	defer cancel()
-	if err := s.o.Stop(ctx); err != nil {
+	if err := s.o.Stop(asked); err != nil {
 		return s.explain(ctx, err, "stopping n8n")
 	}
-	last := []string{"its state could not be read in that time"}
-	var lastErr error
 	for {
 		running, err := s.running(ctx)
 		if err == nil && len(running) == 0 {
 			return nil
 		}
-		if ctx.Err() == nil { // else it was a look cut short
-			last, lastErr = running, err
-		}
-		waiting := s.wait(ctx)
-		switch {
-		case waiting == nil:
+		if again, cause := s.wait(ctx, limit); cause != nil {
+			return problem.Wrap(problem.Interrupted, cause, "stopping n8n by %s", s.o)
+		} else if again {
 			continue
-		case !errors.Is(waiting, errLimit):
-			return problem.Wrap(problem.Interrupted, waiting, "stopping n8n")
-		case lastErr != nil:
-			return s.explain(ctx, lastErr, "stopping n8n")
 		}
-		return problem.New(problem.Busy, "stopping n8n by %s: it still runs after %s: %s", s.o, s.cfg.StopLimit, strings.Join(last, "; ")).
+		if err != nil {
+			return s.explain(ctx, err, "stopping n8n")
+		}
+		return problem.New(problem.Busy, "stopping n8n by %s: it still runs after %s: %s", s.o, s.cfg.StopLimit, strings.Join(running, "; ")).
 			WithHint("stop it by hand; its log: %s", s.o.Logs()).
 			WithHint("if the health address is answered by something else, give --health-url the address of n8n itself")
 	}
@@ -168,9 +163,9 @@ func (s *Service) Stop(ctx context.Context) error {
 
 // Start returns when the orchestrator has started n8n; [Service.Healthy] waits for it.
 func (s *Service) Start(ctx context.Context) error {
-	ctx, cancel := s.limited(ctx, s.cfg.StartLimit)
+	asked, cancel := context.WithTimeoutCause(ctx, s.cfg.StartLimit, errLimit)
 	defer cancel()
-	if err := s.o.Start(ctx); err != nil {
+	if err := s.o.Start(asked); err != nil {
 		return s.explain(ctx, err, "starting n8n")
 	}
 	return nil
@@ -180,55 +175,43 @@ func (s *Service) Start(ctx context.Context) error {
 // neither can be known, at once. An n8n that is not there at the limit, or has ended,
 // is Unreachable, with what was seen last.
 func (s *Service) Healthy(ctx context.Context) error {
-	ctx, cancel := s.limited(ctx, s.cfg.HealthLimit)
-	defer cancel()
+	limit := time.Now().Add(s.cfg.HealthLimit)
 	settle := settling{need: s.cfg.Settle}
-	var seen []string
 	for {
-		parts, stateErr := s.o.State(ctx)
-		if stateErr == nil && len(parts) == 0 && s.health == nil {
+		parts, err := s.state(ctx)
+		if err == nil && len(parts) == 0 && s.health == nil {
 			return nil
 		}
-		if ctx.Err() == nil {
-			seen = nil
-		}
-		var failed []string
-		well := stateErr == nil
+		var seen, failed []string
 		for _, p := range parts {
 			if p.Failed {
 				failed = append(failed, p.String())
 			}
 			if !p.Well {
-				well = false
 				seen = append(seen, p.String())
 			}
 		}
-		if stateErr != nil && ctx.Err() == nil {
-			seen = append(seen, stateErr.Error())
+		if err != nil {
+			seen = append(seen, err.Error())
 		}
 		if len(failed) > 0 {
 			return s.unhealthy("n8n has ended again: " + strings.Join(failed, "; "))
 		}
 		if s.health != nil {
-			ready, said := s.health.ready(ctx)
-			if well && ready {
-				return nil
-			}
-			if !ready && ctx.Err() == nil {
+			if ready, said := s.health.ready(ctx); !ready {
 				seen = append(seen, said)
 			}
-		} else if restarted := settle.look(parts, well, time.Now()); restarted != "" {
-			seen = append(seen, restarted)
-		} else if settle.done {
+		} else if err == nil {
+			if why := settle.look(parts, len(seen) == 0, time.Now()); why != "" {
+				seen = append(seen, why)
+			}
+		}
+		if len(seen) == 0 {
 			return nil
 		}
-		if waiting := s.wait(ctx); waiting != nil {
-			if !errors.Is(waiting, errLimit) {
-				return problem.Wrap(problem.Interrupted, waiting, "waiting for n8n")
-			}
-			if len(seen) == 0 {
-				seen = []string{"it has not run long enough"}
-			}
+		if again, cause := s.wait(ctx, limit); cause != nil {
+			return problem.Wrap(problem.Interrupted, cause, "waiting for n8n")
+		} else if !again {
 			return s.unhealthy(fmt.Sprintf("n8n is not healthy after %s: %s", s.cfg.HealthLimit, strings.Join(seen, "; ")))
 		}
 	}
@@ -242,7 +225,7 @@ func (s *Service) unhealthy(msg string) error {
 
 // running is what still runs, in words.
 func (s *Service) running(ctx context.Context) ([]string, error) {
-	parts, err := s.o.State(ctx)
+	parts, err := s.state(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -260,28 +243,37 @@ func (s *Service) running(ctx context.Context) ([]string, error) {
 	return list, ctx.Err()
 }
 
-var errLimit = errors.New("the time limit was reached")
-
-func (s *Service) limited(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, limit, errLimit)
+// state is one look, which the limits do not cut short: what they report was seen.
+func (s *Service) state(ctx context.Context) ([]Part, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookLimit, errLook)
+	defer cancel()
+	return s.o.State(ctx)
 }
 
-// wait is the pause between two looks. Its error is the cause of ctx.
-func (s *Service) wait(ctx context.Context) error {
+// lookLimit is how long the orchestrator may take to say how n8n is.
+const lookLimit = time.Minute
+
+var errLook = fmt.Errorf("it did not say within %s how n8n is", lookLimit)
+
+var errLimit = errors.New("the time limit was reached")
+
+// wait is the pause between two looks. again is false when the limit has passed; cause
+// is that of ctx.
+func (s *Service) wait(ctx context.Context, limit time.Time) (again bool, cause error) {
 	t := time.NewTimer(s.cfg.Poll)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return false, context.Cause(ctx)
 	case <-t.C:
-		return nil
+		return time.Now().Before(limit), nil
 	}
 }
 
 // explain gives an error of the orchestrator the operation and, when there is none, a
 // next step.
 func (s *Service) explain(ctx context.Context, err error, op string) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errLimit) {
+	if cause := context.Cause(ctx); cause != nil {
 		return problem.Wrap(problem.Interrupted, cause, "%s by %s", op, s.o)
 	}
 	var e *problem.Error
@@ -301,26 +293,30 @@ type settling struct {
 	need  time.Duration
 	since time.Time
 	runs  map[string]string
-	done  bool
 }
 
-func (s *settling) look(parts []Part, well bool, now time.Time) (restarted string) {
+// look says why it is too early to believe that all is well; "" when it is not.
+func (s *settling) look(parts []Part, well bool, now time.Time) string {
 	if !well {
 		s.since = time.Time{}
 		return ""
 	}
-	runs := map[string]string{}
+	runs, restarted := map[string]string{}, ""
 	for _, p := range parts {
 		runs[p.Name] = p.Run
-		if was, ok := s.runs[p.Name]; ok && was != p.Run && restarted == "" {
+		if was, ok := s.runs[p.Name]; ok && was != p.Run {
 			restarted = p.Name + " was started again"
-			s.since = time.Time{}
 		}
 	}
 	s.runs = runs
-	if s.since.IsZero() {
+	if restarted != "" || s.since.IsZero() {
 		s.since = now
 	}
-	s.done = restarted == "" && now.Sub(s.since) >= s.need
-	return restarted
+	switch {
+	case restarted != "":
+		return restarted
+	case now.Sub(s.since) < s.need:
+		return fmt.Sprintf("it runs, but not yet for %s", s.need)
+	}
+	return ""
 }
