@@ -2,7 +2,6 @@ package reencrypt
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
 
@@ -10,10 +9,7 @@ import (
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/n8ndbtest"
-	"github.com/n8keep/n8keep/internal/pgtest"
 )
-
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
 
 // place is a copy of a fixture on which tests re-encrypt.
 type place struct {

@@ -253,7 +253,7 @@ func (p *Plan) warn(cfg *Config, rows []n8ndb.DataKeyRow) {
 		}
 	}
 	if p.Unopened > 0 {
-		add("%s open under no key and are left as they are", plural(p.Unopened, "value"))
+		add("%s", openNot(p.Unopened))
 	}
 	if p.MFA > 0 {
 		add("%s with a second factor will have to log in again", plural(p.MFA, "user"))
@@ -274,7 +274,7 @@ func (p *Plan) warn(cfg *Config, rows []n8ndb.DataKeyRow) {
 func (p *Plan) obstacles(cfg *Config, census *n8ndb.Census) {
 	add := func(format string, args ...any) { p.Obstacles = append(p.Obstacles, fmt.Sprintf(format, args...)) }
 	if p.Unopened > 0 {
-		add("%s open under no key; no n8n reads them", plural(p.Unopened, "value"))
+		add("%s; no n8n reads such", openNot(p.Unopened))
 	}
 	if len(p.Bundles.Files) > 0 && p.State == Runs {
 		add("the data of %s in files is left under its data key: run this again with n8n stopped", plural(int64(len(p.Bundles.Files)), "execution"))

@@ -84,6 +84,13 @@ func (r *run) passes(ctx context.Context) error {
 		WithHint("is the key rotation flag of every n8n process what was said? Values that were moved are readable; run the command again when less is saved")
 }
 
+func openNot(n int64) string {
+	if n == 1 {
+		return "1 value opens under no key and is left as it is"
+	}
+	return fmt.Sprintf("%d values open under no key and are left as they are", n)
+}
+
 func are(n int64) string {
 	if n == 1 {
 		return "1 value is"
@@ -109,7 +116,7 @@ func (r *run) unopened() error {
 	if r.out.Unopened == 0 {
 		return nil
 	}
-	return problem.New(problem.Partial, "everything else is under %s, but %s open under no key and were left as they are", r.key(), plural(r.out.Unopened, "value")).
+	return problem.New(problem.Partial, "everything else is under %s, but %s", r.key(), openNot(r.out.Unopened)).
 		WithHint("n8keep census lists them; n8keep key find may find the key")
 }
 
