@@ -23,6 +23,8 @@ type DataKey struct {
 	AgeSeconds float64    `json:"age_seconds"`
 	Values     int64      `json:"values"`            // that it opens
 	Opens      bool       `json:"opens"`             // with the instance key
+	Legacy     bool       `json:"legacy"`            // a row that holds the instance key, not a key of its own
+	Wrap       string     `json:"wrap"`              // how it is stored: gcm, cbc, plaintext
 	Retired    *time.Time `json:"retired,omitempty"` // by n8keep
 }
 
@@ -54,6 +56,7 @@ type Reencryption struct {
 	Changed    int64           `json:"changed"` // that got them
 	Lost       int64           `json:"lost"`    // n8n saved them first; the next pass looked again
 	Unopened   int64           `json:"unopened"`
+	Failures   []Secret        `json:"failures"`
 	Left       int64           `json:"left"` // at the end, not under the key that was asked for
 	Passes     []ReencryptPass `json:"passes"`
 	MFA        int64           `json:"mfa_logouts"` // users with a second factor who have to log in again

@@ -22,16 +22,23 @@ type RotationPlan struct {
 	Executions    string          `json:"executions"` // waiting, all
 	Places        []RotationPlace `json:"places"`
 	Values        int64           `json:"values"`
-	Change        int64           `json:"change"`   // of these, get new bytes
+	Change        int64           `json:"change"` // of these, get new bytes
+	Already       int64           `json:"already_new"`
 	Unopened      int64           `json:"unopened"` // of these, open under no key
+	Misread       int64           `json:"misread"`  // open here, but not in n8n as it is
 	Failures      []Secret        `json:"failures"` // the first of those that open under no key
 	Unlisted      []Unlisted      `json:"unlisted"`
 	Derived       []Derived       `json:"derived"`
 	KeyPlaces     []KeyPlace      `json:"key_places"`
 	Effects       []string        `json:"effects"`
-	LeftBehind    int64           `json:"left_behind"` // finished executions whose data stays under the old key
-	Backup        string          `json:"backup"`      // what is taken or accepted, in words
-	Service       string          `json:"service"`     // how n8n is stopped and started, in words
+	MFALogouts    int64           `json:"mfa_logouts"`
+	WaitingValues int64           `json:"waiting_values"`     // of executions that are not finished
+	Bundles       int64           `json:"bundles"`            // files of executions that are looked into
+	LeftBehind    int64           `json:"left_behind"`        // finished executions whose data stays under the old key
+	LeftValues    int64           `json:"left_behind_values"` // in these, as far as they are in the database
+	LeftUnseen    int64           `json:"left_behind_unseen"` // finished executions elsewhere, which nobody looked into
+	Backup        string          `json:"backup"`             // what is taken or accepted, in words
+	Service       string          `json:"service"`            // how n8n is stopped and started, in words
 	JournalBytes  int64           `json:"journal_bytes"`
 	Exposed       []Exposed       `json:"exposed,omitempty"` // with after_leak
 	ExposedAdvice []string        `json:"exposed_advice,omitempty"`
@@ -54,8 +61,9 @@ type RotationPlace struct {
 // Derived is a secret that n8n computes from the instance key.
 type Derived struct {
 	Secret   string `json:"secret"`
-	How      string `json:"how"` // rows, environment, cannot, ends: what keeps it, or that nothing does
+	How      string `json:"how"` // rows, environment, set already, cannot, ends: what keeps it, or that nothing does
 	Variable string `json:"variable,omitempty"`
+	Obtain   string `json:"obtain,omitempty"` // a shell command that prints the value for Variable
 	Effect   string `json:"effect"`
 }
 
@@ -63,20 +71,30 @@ type Derived struct {
 type KeyPlace struct {
 	Source string `json:"source"`
 	Where  string `json:"where"`
-	By     string `json:"by"` // n8keep, user: who changes it
+	Holds  string `json:"holds"` // old, new, other, unknown
+	By     string `json:"by"`    // n8keep, user: who changes it
 	Do     string `json:"do,omitempty"`
 }
 
 // Exposed is a secret that somebody could read who had the database and the old
 // key. It names no credential, only what leads to it.
 type Exposed struct {
-	Kind      string   `json:"kind"` // credential, or the place of another secret
-	ID        string   `json:"id,omitempty"`
-	Type      string   `json:"type"`
-	Name      string   `json:"-"` // for the person at the terminal
-	Count     int64    `json:"count"`
-	Workflows []string `json:"workflows,omitempty"` // ids
-	Do        string   `json:"do,omitempty"`
+	Kind      string        `json:"kind"` // credential, or the place of another secret
+	ID        string        `json:"id,omitempty"`
+	Type      string        `json:"type"`
+	Name      string        `json:"-"` // for the person at the terminal
+	Count     int64         `json:"count"`
+	Workflows []WorkflowUse `json:"workflows"`
+	Agents    []string      `json:"agents,omitempty"` // ids
+	Replaced  bool          `json:"replaced"`         // by the rotation itself
+	Do        string        `json:"do"`
+}
+
+// WorkflowUse is a workflow that uses a credential.
+type WorkflowUse struct {
+	ID     string `json:"id"`
+	Name   string `json:"-"`
+	Active bool   `json:"active"`
 }
 
 // Refusal is a reason for which a plan is not carried out.
@@ -93,6 +111,7 @@ type Rotation struct {
 	Instance   string          `json:"instance"`
 	Database   string          `json:"database"`
 	State      string          `json:"state"`
+	Situation  string          `json:"situation,omitempty"` // the state in words, as long as it has not ended
 	Started    time.Time       `json:"started"`
 	Ended      *time.Time      `json:"ended,omitempty"`
 	OldKey     KeyRef          `json:"old_key"`
@@ -103,6 +122,7 @@ type Rotation struct {
 	Fresh      *RotationBackup `json:"fresh_backup,omitempty"` // taken by finalise, with the new key
 	Values     int64           `json:"values"`                 // that got new bytes
 	Quarantine int64           `json:"quarantined"`            // left as they are: open under no key
+	Left       []Secret        `json:"quarantine,omitempty"`   // the first 100 of these
 	LeftBehind int64           `json:"left_behind"`            // finished executions still under the old key
 	// Downtime is from n8n's stop until it was healthy again; 0 as long as that is
 	// not known.
@@ -110,8 +130,9 @@ type Rotation struct {
 	Rollback   *RolledBack   `json:"rollback,omitempty"`
 	NeedOldKey []KeptArchive `json:"need_old_key,omitempty"` // archives that open with the old key only
 	Exposed    []Exposed     `json:"exposed,omitempty"`
-	Do         []string      `json:"do"`   // what is left to a person, in order
-	Next       []string      `json:"next"` // commands
+	Plan       *RotationPlan `json:"plan,omitempty"` // of "rotate instance"
+	Do         []string      `json:"do"`             // what is left to a person, in order
+	Next       []string      `json:"next"`           // commands
 	Warnings   []string      `json:"warnings"`
 	Seconds    float64       `json:"seconds"` // of this command
 	Error      *Error        `json:"error,omitempty"`

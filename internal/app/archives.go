@@ -147,16 +147,20 @@ func (a *App) verifyOpened(ctx context.Context, arc opened, o ArchiveOptions, io
 
 // verifyIn verifies, and proves once more on the server of scratch if there is one.
 func (a *App) verifyIn(ctx context.Context, arc opened, o ArchiveOptions, io InstanceOptions, level backup.Level, scratch *scratchRun) (doc *api.Verified, err error) {
-	start := a.Now()
-	cfg := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: level, Trust: arc.trust, Identities: o.Identities,
-		WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
 	var key resolvedKey
 	if level == backup.Secrets {
 		if key, err = a.keyFor(io, arc.id.Instance(), ""); err != nil {
 			return nil, err
 		}
-		cfg.Key = key.key
 	}
+	return a.verifyWith(ctx, arc, o, key, level, scratch)
+}
+
+// verifyWith is verifyIn with a key that is known; it counts at level Secrets only.
+func (a *App) verifyWith(ctx context.Context, arc opened, o ArchiveOptions, key resolvedKey, level backup.Level, scratch *scratchRun) (doc *api.Verified, err error) {
+	start := a.Now()
+	cfg := backup.VerifyConfig{Store: arc.store, ID: arc.id, Level: level, Trust: arc.trust, Identities: o.Identities, Key: key.key,
+		WorkDir: a.WorkDir, Logger: a.Logger, Progress: a.Progress}
 	receipt, end, err := a.begin(ctx, "backup verify", arc.id.Instance(), audit.WarnOnly, scratch.detail(map[string]any{"archive": string(arc.id), "level": level.String()}))
 	if err != nil {
 		return nil, err

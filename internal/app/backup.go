@@ -47,11 +47,17 @@ type BackupOptions struct {
 
 // BackupCreate takes a backup. A degraded backup is a document and an error of
 // kind Partial.
-func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOptions) (doc *api.Backup, err error) {
+func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOptions) (*api.Backup, error) {
 	in, err := a.instance(io)
 	if err != nil {
 		return nil, err
 	}
+	return a.backupOf(ctx, in, resolvedKey{}, o)
+}
+
+// backupOf is BackupCreate of an instance that is known. The key is looked for if
+// none is given.
+func (a *App) backupOf(ctx context.Context, in *instance, key resolvedKey, o BackupOptions) (doc *api.Backup, err error) {
 	if o.WaitLimit < 0 || o.YieldAfter < 0 {
 		return nil, problem.New(problem.Usage, "--wait-limit and --yield-after take a time from now on").WithHint("write them as 30s or 10m")
 	}
@@ -75,13 +81,14 @@ func (a *App) BackupCreate(ctx context.Context, io InstanceOptions, o BackupOpti
 	if err != nil {
 		return nil, err
 	}
-	version, err := in.version(ctx)
-	if err != nil {
-		return nil, err
-	}
-	key, err := a.key(in, version)
-	if err != nil {
-		return nil, err
+	if key.key.IsZero() {
+		version, err := in.version(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if key, err = a.key(in, version); err != nil {
+			return nil, err
+		}
 	}
 	keyPath, err := a.signingKeyPath()
 	if err != nil {

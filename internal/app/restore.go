@@ -64,6 +64,11 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	if err != nil {
 		return nil, err
 	}
+	if !server {
+		if err := a.notRotating(a.restoreTarget(r.To)); err != nil {
+			return nil, err
+		}
+	}
 	receipt, end, err := a.begin(ctx, "restore", arc.id.Instance(), audit.FailClosed, map[string]any{"archive": string(arc.id), "dry_run": r.DryRun, "overwrite": r.Overwrite})
 	if err != nil {
 		return nil, err

@@ -81,6 +81,9 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Side
 	if cfg.AdminDSN, err = a.adminAddress(r.AdminDatabase); err != nil {
 		return nil, err
 	}
+	if err := a.notRotatingServer(cfg.DSN); err != nil {
+		return nil, err
+	}
 	work, err := backup.OpenWork(a.WorkDir, a.Logger)
 	if err != nil {
 		return nil, err

@@ -2,12 +2,23 @@ package app
 
 import (
 	"context"
+	"encoding/json"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"filippo.io/age"
 
 	"github.com/n8keep/n8keep/internal/api"
+	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/backup"
+	"github.com/n8keep/n8keep/internal/keyring"
+	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/rotate"
+	"github.com/n8keep/n8keep/internal/secret"
+	"github.com/n8keep/n8keep/internal/service"
+	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 // HookOptions say how n8n is stopped and started. Empty ones take what the
@@ -15,7 +26,7 @@ import (
 type HookOptions struct {
 	StopCommand     string
 	StartCommand    string
-	SystemdUnit     string
+	SystemdUnits    []string
 	ComposeFile     string
 	ComposeServices []string
 	HealthURL       string
@@ -46,41 +57,294 @@ type RotateOptions struct {
 	Confirm func(*api.RotationPlan) error
 }
 
-// JournalOptions are the options of "rotate resume", "rollback" and "finalise".
-// What is empty is taken from the journal.
-type JournalOptions struct {
-	ID             string // or the beginning of one
-	KeyFile        string
-	NewKeyFile     string
-	Database       string
-	N8NDir         string
-	AssumeStopped  bool
-	Hooks          HookOptions
-	Targets        []string
-	Recipients     []string
-	RecipientFiles []string
-	Identities     []age.Identity
-	NoBackup       bool
-
-	// Confirm is shown the rotation before anything is done. Required.
-	Confirm func(*api.Rotation) error
+// rotating is what a command on one rotation works with.
+type rotating struct {
+	in            *instance
+	old, new      resolvedKey // either may be zero once there is a journal
+	spec          service.Spec
+	service       *service.Service // nil: the user stops and starts n8n
+	others        []n8ndb.OtherKey
+	backup        rotationBackup
+	noBackup      bool
+	keySetByUser  bool
+	assumeStopped bool
 }
 
-var errSoon = problem.New(problem.Unexpected, "not there yet")
+// RotateInstance replaces the instance key. A dry run returns the plan, anything else
+// the rotation, also beside an error when it has begun. A plan that must not be
+// carried out is a plan and an error of kind CheckFailed.
+func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOptions) (plan *api.RotationPlan, done *api.Rotation, err error) {
+	start := a.Now()
+	scope, err := executionScope(o.Executions)
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.BackupYoungerThan < 0 {
+		return nil, nil, problem.New(problem.Usage, "--backup-younger-than takes a time").WithHint("write it as 30m or 24h")
+	}
+	in, err := a.instance(io)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := a.notRotating(in.identity()); err != nil {
+		return nil, nil, err
+	}
+	r := &rotating{in: in, spec: in.spec(o.Hooks, o.KeySetByUser), noBackup: o.NoBackup, keySetByUser: o.KeySetByUser, assumeStopped: o.AssumeStopped}
+	version, err := in.version(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.old, err = a.key(in, version); err != nil {
+		return nil, nil, err
+	}
+	if r.new, err = a.keyAt(o.NewKeyFile); err != nil {
+		return nil, nil, err
+	}
+	if err := a.serve(r); err != nil {
+		return nil, nil, err
+	}
+	r.backup = rotationBackup{in: in, key: r.old, targets: o.Targets, recipients: o.Recipients, recipientFiles: o.RecipientFiles, identities: o.Identities,
+		youngerThan: o.BackupYoungerThan, quarantine: o.Quarantine, level: backup.Secrets}
 
-func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOptions) (*api.RotationPlan, *api.Rotation, error) {
-	return nil, nil, errSoon
+	detail := map[string]any{"dry_run": o.DryRun, "after_leak": o.AfterLeak, "no_backup": o.NoBackup,
+		"old_key": string(r.old.key.Fingerprint()), "new_key": string(r.new.key.Fingerprint())}
+	receipt, end, err := a.begin(ctx, "rotate instance", in.name, writing(o.DryRun), detail)
+	if err != nil {
+		return nil, nil, err
+	}
+	counts := map[string]int64{}
+	defer func() { err = end(err, counts) }()
+	if r.others, err = a.retiredKeys(ctx, in.name, r.old.key, r.new.key); err != nil {
+		return nil, nil, err
+	}
+	choices := rotate.Choices{Executions: scope, Quarantine: o.Quarantine, AcceptUnlisted: o.AcceptUnlisted, AfterLeak: o.AfterLeak}
+	made, err := a.rotationPlan(ctx, r, choices, receipt)
+	if err != nil {
+		return nil, nil, explainWrongKey(err, r.old)
+	}
+	plan = made.doc
+	plan.DryRun = o.DryRun
+	if plan.Backup, err = a.backupInWords(ctx, r); err != nil {
+		if !o.DryRun {
+			return nil, nil, err
+		}
+		plan.Warnings = append(plan.Warnings, err.Error()+" (which the rotation itself would refuse)")
+	}
+	plan.Seconds = a.since(start)
+	counts["values"], counts["change"], counts["unopened"] = plan.Values, plan.Change, plan.Unopened
+	if err := made.refused; err != nil || o.DryRun {
+		return plan, nil, err
+	}
+	if err := o.Confirm(plan); err != nil {
+		return nil, nil, err
+	}
+	start = a.Now() // how long somebody thought about it is of no interest
+	cfg, err := a.engineConfig(r, receipt)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg.Instance, cfg.Database, cfg.Choices, cfg.Files, cfg.Storage = in.name, in.identity(), choices, made.files, in.bundleDir()
+	if cfg.Reopen, err = r.reopening(a, io, o); err != nil {
+		return nil, nil, err
+	}
+	res, err := rotate.Run(ctx, cfg)
+	if res == nil {
+		return plan, nil, err
+	}
+	done = resultDoc(res)
+	done.Plan, done.Exposed, done.LeftBehind = plan, plan.Exposed, plan.LeftBehind
+	done.Do = append(done.Do, made.afterwards...)
+	done.Warnings = append(slices.Clone(plan.Warnings), done.Warnings...)
+	counts["changed"], counts["quarantined"] = done.Values, done.Quarantine
+	if o.Finalise && (err == nil || problem.KindOf(err) == problem.Partial) {
+		partial := err
+		if err = a.finalise(ctx, r, cfg, res.Journal, done); err == nil {
+			err = partial
+		}
+	}
+	done.Seconds = a.since(start)
+	return plan, done, err
 }
-func (a *App) RotationStatus(ctx context.Context, id string) (*api.Rotation, error) {
-	return nil, errSoon
+
+// spec is how n8n is stopped and started: as the options say, else the configuration.
+func (in *instance) spec(o HookOptions, recreate bool) service.Spec {
+	s := service.Spec{StopCommand: o.StopCommand, StartCommand: o.StartCommand, Systemd: o.SystemdUnits, Compose: o.ComposeFile, ComposeServices: o.ComposeServices}
+	if s.ByUser() {
+		c := in.conf
+		s = service.Spec{StopCommand: c.StopCommand, StartCommand: c.StartCommand, Systemd: c.SystemdUnits, Compose: c.ComposeFile, ComposeServices: c.ComposeServices}
+		if len(o.ComposeServices) > 0 {
+			s.ComposeServices = o.ComposeServices
+		}
+	}
+	s.ComposeRecreate = recreate && s.Compose != ""
+	s.HealthURL = first(o.HealthURL, in.conf.HealthURL)
+	return s
 }
-func (a *App) Rotations(ctx context.Context) (*api.Rotations, error) { return nil, errSoon }
-func (a *App) RotateResume(ctx context.Context, o JournalOptions) (*api.Rotation, error) {
-	return nil, errSoon
+
+// serve makes the service of the spec. Neither key gets into what it runs.
+func (a *App) serve(r *rotating) (err error) {
+	if r.spec, err = r.spec.Absolute(); err != nil {
+		return err
+	}
+	if r.spec.ByUser() {
+		if len(r.spec.ComposeServices) > 0 {
+			return problem.New(problem.Usage, "--compose-service names a service without a compose file").WithHint("give the file, too: --compose FILE")
+		}
+		return nil
+	}
+	var hide []secret.String
+	for _, k := range []resolvedKey{r.old, r.new} {
+		if !k.key.IsZero() {
+			hide = append(hide, secret.NewString(k.key.Reveal()))
+		}
+	}
+	r.service, err = service.Open(r.spec, service.Config{Logger: a.Logger}, hide...)
+	return err
 }
-func (a *App) RotateRollback(ctx context.Context, o JournalOptions) (*api.Rotation, error) {
-	return nil, errSoon
+
+// engineConfig is what the engine gets from every command.
+func (a *App) engineConfig(r *rotating, receipt audit.Receipt) (rotate.Config, error) {
+	in := r.in
+	cfg := rotate.Config{StateDir: a.StateDir, Old: engineKey(r.old), New: engineKey(r.new), Others: r.others, Receipt: receipt,
+		Read: in.openDB, Now: a.Now, Logger: a.Logger,
+		Write: func(ctx context.Context) (*n8ndb.Writer, error) {
+			if in.dsn != "" {
+				return n8ndb.WritePostgres(ctx, n8ndb.PostgresWriteConfig{DSN: in.dsn, Schema: in.schema, TablePrefix: in.prefix, AppName: "n8keep-rotate", AssumeStopped: r.assumeStopped})
+			}
+			return n8ndb.WriteSQLite(ctx, n8ndb.SQLiteWriteConfig{Path: in.database, TablePrefix: in.prefix,
+				Hold: n8ndb.HoldConfig{AssumeStopped: r.assumeStopped, HealthURL: r.spec.HealthURL}})
+		}}
+	if r.service != nil {
+		cfg.Service = r.service
+	}
+	if !r.noBackup {
+		cfg.Backup = func(ctx context.Context) (rotate.BackupRef, error) { return a.take(ctx, r.backup) }
+	}
+	if a.Progress != nil {
+		cfg.Progress = func(step rotate.StepName, table string, rows int64) { a.Progress(string(step), rows, 0) }
+	}
+	return cfg, nil
 }
-func (a *App) RotateFinalise(ctx context.Context, o JournalOptions) (*api.Rotation, error) {
-	return nil, errSoon
+
+func engineKey(k resolvedKey) rotate.Key {
+	key := rotate.Key{Key: k.key}
+	if !k.key.IsZero() {
+		key.Fingerprint = k.key.Fingerprint()
+	}
+	if filepath.IsAbs(k.source.Where) {
+		key.Path = k.source.Where
+	} else if path, err := filepath.Abs(k.source.Where); err == nil && k.source.Where != "" && isFile(k.source.Where) {
+		key.Path = path
+	}
+	return key
+}
+
+// retiredKeys are the keys that the instance had, as far as the keyring has them and
+// one of the keys opens it. What it says of them is worth a warning, not a failure: a
+// census tells whether they are missing.
+func (a *App) retiredKeys(ctx context.Context, name string, keys ...n8ncrypt.InstanceKey) ([]n8ndb.OtherKey, error) {
+	var others []n8ndb.OtherKey
+	for _, key := range keys {
+		if key.IsZero() {
+			continue
+		}
+		retired, err := keyring.New(keyring.Config{StateDir: a.StateDir, Now: a.Now}).Retired(ctx, name, key)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case problem.KindOf(err) == problem.WrongKey: // they are sealed under another key than this one
+			continue
+		case err != nil:
+			a.Logger.Warn("older keys of the keyring are not tried", "error", err)
+			continue
+		}
+		for _, r := range retired {
+			known := slices.ContainsFunc(others, func(o n8ndb.OtherKey) bool { return o.Key.Equal(r.Key) }) ||
+				slices.ContainsFunc(keys, func(k n8ncrypt.InstanceKey) bool { return k.Equal(r.Key) })
+			if !r.Key.IsZero() && !known {
+				others = append(others, n8ndb.OtherKey{Name: string(r.Fingerprint), Key: r.Key})
+			}
+		}
+	}
+	return others, nil
+}
+
+// backupInWords says what the rotation would rest on, and fails for what would make a
+// backup impossible.
+func (a *App) backupInWords(ctx context.Context, r *rotating) (string, error) {
+	if r.noBackup {
+		return "none: you accept the risk", nil
+	}
+	if r.backup.youngerThan > 0 {
+		ref, ok, err := a.young(ctx, r.backup)
+		if err != nil {
+			return "", err
+		}
+		if ok {
+			return ref.ID + " in " + ref.Target + ", verified here with every secret", nil
+		}
+	}
+	if err := a.ready(ctx, &r.backup); err != nil {
+		return "", err
+	}
+	where, err := a.targetLocation(r.backup.targets[0])
+	if err != nil {
+		return "", err
+	}
+	return "one is taken into " + where + ", and verified with every secret", nil
+}
+
+// reopening is what the journal keeps.
+func (r *rotating) reopening(a *App, io InstanceOptions, o RotateOptions) (json.RawMessage, error) {
+	in := r.in
+	keep := reopening{N8NDir: absolute(in.dir), FromEnvironment: in.fromEnv, TablePrefix: in.prefix, Schema: in.schema, Service: r.spec,
+		Recipients: o.Recipients, RecipientFiles: absolutes(o.RecipientFiles), AssumeStopped: r.assumeStopped, KeySetByUser: r.keySetByUser}
+	switch {
+	case in.dsn == "":
+		keep.Database = absolute(in.database)
+	case in.address != "":
+		keep.Database = in.address
+	case !in.fromEnv:
+		keep.Configured = true
+	}
+	for _, t := range r.backup.targets {
+		if _, named := a.conf.Targets[t]; !named && isDir(t) {
+			t = absolute(t)
+		}
+		keep.Targets = append(keep.Targets, t)
+	}
+	if a.conf.Path != "" {
+		keep.ConfigFile = absolute(a.conf.Path)
+	}
+	b, err := json.Marshal(keep)
+	if err != nil {
+		return nil, problem.Wrap(problem.Unexpected, err, "writing down how the rotation is gone on with")
+	}
+	return b, nil
+}
+
+func absolute(path string) string {
+	if path == "" {
+		return ""
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+func absolutes(paths []string) (list []string) {
+	for _, p := range paths {
+		list = append(list, absolute(p))
+	}
+	return list
+}
+
+// resultDoc is what the engine returned as people and scripts see it.
+func resultDoc(res *rotate.Result) *api.Rotation {
+	doc := rotationDoc(res.Journal)
+	doc.Warnings = append(doc.Warnings, res.Warnings...)
+	doc.Do = append(doc.Do, res.Do...)
+	doc.Next = list(res.Next)
+	return doc
 }

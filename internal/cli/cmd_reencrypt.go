@@ -88,6 +88,7 @@ func (c *commands) printReencryption(doc *api.Reencryption) {
 		c.term.Line("")
 		c.term.Table([]string{"place!", "values>", "change>", "fail>", "keys"}, rows)
 	}
+	c.printFailures(doc.Failures)
 	if doc.DryRun || len(doc.Refusals) > 0 {
 		rows = nil
 		for _, a := range doc.Allowed {
@@ -113,6 +114,9 @@ func (c *commands) printReencryption(doc *api.Reencryption) {
 }
 
 func (c *commands) printReencrypted(doc *api.Reencryption) {
+	if len(doc.Refusals) > 0 {
+		return
+	}
 	c.term.Line("")
 	if doc.DryRun {
 		c.term.Line(fmt.Sprintf("would encrypt %d of %s anew; nothing was changed", doc.Change, Plural(doc.Values, "value")))

@@ -113,7 +113,7 @@ func (c *commands) hookFlags(cmd *cobra.Command, o *app.HookOptions) {
 	f := cmd.Flags()
 	f.StringVar(&o.StopCommand, "stop-command", "", "`COMMAND` that stops all of n8n, run by sh")
 	f.StringVar(&o.StartCommand, "start-command", "", "`COMMAND` that starts n8n with the new key, run by sh")
-	f.StringVar(&o.SystemdUnit, "systemd", "", "n8n is this systemd `UNIT`")
+	f.StringArrayVar(&o.SystemdUnits, "systemd", nil, "n8n is this systemd `UNIT` (repeatable)")
 	f.StringVar(&o.ComposeFile, "compose", "", "n8n is in this docker compose `FILE`")
 	f.StringArrayVar(&o.ComposeServices, "compose-service", nil, "with --compose: only this `NAME` (repeatable; default all of them)")
 	f.StringVar(&o.HealthURL, "health-url", "", "n8n's health `URL`, to see whether it runs")

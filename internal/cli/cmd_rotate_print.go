@@ -47,6 +47,11 @@ func (c *commands) printRotationPlan(p *api.RotationPlan) {
 		c.term.Line("")
 		c.term.Table([]string{"derived from the key!", "afterwards!", "what it means"}, rows)
 	}
+	for _, d := range p.Derived {
+		if d.Obtain != "" {
+			c.term.KeyValues(d.Variable, d.Obtain)
+		}
+	}
 	rows = nil
 	for _, k := range p.KeyPlaces {
 		rows = append(rows, []string{strings.TrimSpace(k.Source + " " + k.Where), k.By, k.Do})
@@ -82,6 +87,8 @@ func derivedText(d api.Derived) string {
 		return "kept, by n8n's rows"
 	case "environment":
 		return "set " + d.Variable
+	case "set already":
+		return "kept, by " + d.Variable
 	case "cannot":
 		return "changes"
 	case "ends":
@@ -110,21 +117,42 @@ func (c *commands) printExposed(list []api.Exposed, advice []string) {
 	c.term.Line("exposed: somebody with the database and the old key has read these; replace each at its provider")
 	var rows [][]string
 	for _, e := range list {
-		rows = append(rows, []string{"[ ]", e.Type, e.ID, number(e.Count), strings.Join(e.Workflows, " "), e.Do})
+		box := "[ ]"
+		if e.Replaced {
+			box = "[x]"
+		}
+		what := e.Name
+		if e.Count > 1 {
+			what = Plural(e.Count, "value")
+		}
+		rows = append(rows, []string{box, e.Type, what, e.ID, workflowsText(e.Workflows), e.Do})
 	}
 	if len(rows) > 0 {
-		c.term.Table([]string{"", "type!", "id!", "count>", "workflows", "do"}, rows)
+		c.term.Table([]string{"", "type!", "name", "id!", "workflows", "do"}, rows)
 	}
 	for _, a := range advice {
 		c.term.Line("[ ] " + a)
 	}
 }
 
+// workflowsText names those that are active first: they break, or leak, by themselves.
+func workflowsText(uses []api.WorkflowUse) string {
+	var active, others []string
+	for _, w := range uses {
+		if w.Active {
+			active = append(active, w.Name+" (active)")
+		} else {
+			others = append(others, w.Name)
+		}
+	}
+	return strings.Join(append(active, others...), ", ")
+}
+
 func (c *commands) printRotation(d *api.Rotation) {
 	c.warn(d.Warnings)
 	pairs := []string{
 		"rotation", d.ID,
-		"state", d.State,
+		"state", strings.TrimSuffix(d.State+": "+d.Situation, ": "),
 		"instance", d.Instance,
 		"database", d.Database,
 		"old key", keyRefText(d.OldKey),
@@ -160,6 +188,7 @@ func (c *commands) printRotation(d *api.Rotation) {
 		c.term.Line("")
 		c.term.Table([]string{"step!", "state!", "began!", "took>", ""}, rows)
 	}
+	c.printFailures(d.Left)
 	c.printExposed(d.Exposed, nil)
 	c.list("to do", d.Do)
 	if len(d.NeedOldKey) > 0 {

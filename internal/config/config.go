@@ -98,16 +98,16 @@ type Instance struct {
 
 	// StopCommand stops all of n8n: main, workers, webhook processes. It is run by
 	// sh, and has stopped n8n when it exits with 0. Optional: a rotation without it,
-	// systemd_unit or compose_file demands that n8n was stopped before.
+	// systemd_units or compose_file demands that n8n was stopped before.
 	StopCommand string `yaml:"stop_command" flag:"stop-command" kind:"command" example:"docker stop n8n"`
 
 	// StartCommand starts n8n; after a rotation it must do so with the new key.
 	// Optional, as stop_command.
 	StartCommand string `yaml:"start_command" flag:"start-command" kind:"command" example:"docker start n8n"`
 
-	// SystemdUnit is the unit that n8n is, stopped and started with systemctl.
-	// Optional; instead of stop_command and start_command.
-	SystemdUnit string `yaml:"systemd_unit" flag:"systemd" kind:"unit" example:"n8n.service"`
+	// SystemdUnits are the units that n8n is, with its workers, stopped and started
+	// with systemctl. Optional; instead of stop_command and start_command.
+	SystemdUnits []string `yaml:"systemd_units" flag:"systemd" kind:"unit" example:"n8n.service"`
 
 	// ComposeFile is the docker compose file that n8n is in, stopped and started
 	// with docker compose. Optional; instead of stop_command and start_command.

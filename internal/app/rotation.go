@@ -1,0 +1,167 @@
+package app
+
+import (
+	"context"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/n8keep/n8keep/internal/api"
+	"github.com/n8keep/n8keep/internal/n8nhome"
+	"github.com/n8keep/n8keep/internal/rotate"
+	"github.com/n8keep/n8keep/internal/service"
+)
+
+// identity names the instance's database, so that commands see that they are about
+// the same one: the real path of a file, or the address without user, password and
+// parameters.
+func (in *instance) identity() string {
+	if in.dsn == "" {
+		return realPath(in.database)
+	}
+	return postgresIdentity(in.dsn, in.schema, in.prefix)
+}
+
+func postgresIdentity(dsn, schema, prefix string) string {
+	id, more := postgresLocation(dsn), url.Values{}
+	if schema != "" && schema != "public" {
+		more.Set("schema", schema)
+	}
+	if prefix != "" {
+		more.Set("prefix", prefix)
+	}
+	if len(more) > 0 {
+		id += "?" + more.Encode()
+	}
+	return id
+}
+
+// realPath is the path without symbolic links, as far as it exists.
+func realPath(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		return real
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
+		return filepath.Join(dir, filepath.Base(abs))
+	}
+	return abs
+}
+
+// notRotating is an error of kind Busy as long as a rotation of the database has not
+// ended: whatever else changes it would take its way back away, or be undone by it.
+func (a *App) notRotating(database string) error {
+	j, err := rotate.Unfinished(a.StateDir, database)
+	if err != nil {
+		return err
+	}
+	if j != nil {
+		return j.Busy()
+	}
+	return nil
+}
+
+// notRotatingServer is notRotating for all that is in a database of a server: a
+// restore exchanges the whole of it.
+func (a *App) notRotatingServer(dsn string) error {
+	all, err := rotate.List(a.StateDir)
+	if err != nil {
+		return err
+	}
+	at := postgresLocation(dsn)
+	for _, j := range slices.Backward(all) {
+		if location, _, _ := strings.Cut(j.Database, "?"); location == at && !j.State.Ended() {
+			return j.Busy()
+		}
+	}
+	return nil
+}
+
+// restoreTarget is the identity of what a restore would replace.
+func (a *App) restoreTarget(to string) string { return realPath(n8nhome.DatabasePath(to, a.Env)) }
+
+// reopening is what a rotation's journal keeps, so that it can be gone on with by its
+// id alone. It holds addresses without passwords, and references.
+type reopening struct {
+	N8NDir          string       `json:"n8n_dir,omitempty"`
+	Database        string       `json:"database,omitempty"` // a path, an address or a reference, as it was given
+	FromEnvironment bool         `json:"from_environment,omitempty"`
+	Configured      bool         `json:"configured,omitempty"` // the database is the configuration's
+	TablePrefix     string       `json:"table_prefix,omitempty"`
+	Schema          string       `json:"schema,omitempty"`
+	ConfigFile      string       `json:"config_file,omitempty"`
+	Service         service.Spec `json:"service,omitzero"`
+	Targets         []string     `json:"targets,omitempty"`
+	Recipients      []string     `json:"recipients,omitempty"`
+	RecipientFiles  []string     `json:"recipient_files,omitempty"`
+	AssumeStopped   bool         `json:"assume_stopped,omitempty"`
+	KeySetByUser    bool         `json:"key_set_by_user,omitempty"`
+}
+
+// Rotations lists what the state folder knows.
+func (a *App) Rotations(ctx context.Context) (*api.Rotations, error) {
+	list, err := rotate.List(a.StateDir)
+	if err != nil && len(list) == 0 {
+		return nil, err
+	}
+	doc := &api.Rotations{Rotations: []api.Rotation{}, Warnings: []string{}}
+	if err != nil {
+		doc.Warnings = append(doc.Warnings, err.Error())
+	}
+	for _, j := range slices.Backward(list) {
+		doc.Rotations = append(doc.Rotations, *rotationDoc(j))
+	}
+	return doc, ctx.Err()
+}
+
+// RotationStatus shows one rotation.
+func (a *App) RotationStatus(ctx context.Context, id string) (*api.Rotation, error) {
+	j, err := rotate.Open(a.StateDir, id)
+	if err != nil {
+		return nil, err
+	}
+	return rotationDoc(j), ctx.Err()
+}
+
+// rotationDoc is a journal as people and scripts see it.
+func rotationDoc(j *rotate.Journal) *api.Rotation {
+	doc := &api.Rotation{ID: j.ID, Instance: j.Instance, Database: j.Database, State: string(j.State), Started: j.Started.UTC(), Ended: timeOf(j.Ended),
+		OldKey: keyRef(j.Old), NewKey: keyRef(j.New), AfterLeak: j.Choices.AfterLeak, Steps: []api.RotationStep{}, Backup: backupRefDoc(j.Backup), Fresh: backupRefDoc(j.Fresh),
+		Values: j.Values, Quarantine: j.LeftTotal, Downtime: j.Downtime().Seconds(), Do: []string{}, Next: list(j.Next()), Warnings: []string{}}
+	for _, s := range j.Steps {
+		step := api.RotationStep{Step: string(s.Name), State: first(s.Result, "begun"), Began: timeOf(s.Begun), Detail: s.Detail}
+		if !s.Ended.IsZero() {
+			step.Seconds = s.Ended.Sub(s.Begun).Seconds()
+		}
+		doc.Steps = append(doc.Steps, step)
+	}
+	if u := j.Undone; u != nil {
+		doc.Rollback = &api.RolledBack{Restored: u.Restored, Rewritten: u.Rewritten, Gone: u.Gone}
+	}
+	for _, l := range j.Left {
+		doc.Left = append(doc.Left, api.Secret{Place: string(l.Place), Row: l.Row, Problem: string(l.Problem)})
+	}
+	if !j.State.Ended() {
+		doc.Situation = j.Situation()
+	}
+	return doc
+}
+
+func keyRef(k rotate.KeyRecord) api.KeyRef {
+	return api.KeyRef{Fingerprint: string(k.Fingerprint), Path: k.Path}
+}
+
+func backupRefDoc(b *rotate.BackupRef) *api.RotationBackup {
+	if b == nil {
+		return nil
+	}
+	return &api.RotationBackup{ID: b.ID, Target: b.Target, Created: b.Created.UTC(), Taken: b.Taken}
+}
+
+// since is how many seconds ago t was.
+func (a *App) since(t time.Time) float64 { return a.Now().Sub(t).Seconds() }
