@@ -24,26 +24,42 @@ import (
 //
 // Links are not followed. Row is the path under workflows, and the element.
 func (c *counter) bundles(ctx context.Context, v *view, places []Place) error {
-	if c.cfg.BundleDir == "" || c.cfg.Executions == NoExecutions {
+	if c.cfg.BundleDir == "" {
 		return nil
 	}
-	wanted, err := v.storedOnDisk(ctx, c.cfg.Executions)
+	var n int64
+	return v.eachBundle(ctx, c.cfg.BundleDir, c.cfg.Executions, func(root *os.Root, name string) error {
+		if err := c.bundle(root, name, places); err != nil {
+			return err
+		}
+		if n++; n%100 == 0 {
+			c.progress("bundle.json", n)
+		}
+		return nil
+	})
+}
+
+// eachBundle calls fn for the file of every execution in scope.
+func (v *view) eachBundle(ctx context.Context, storage string, scope ExecutionScope, fn func(root *os.Root, name string) error) error {
+	if scope == NoExecutions {
+		return nil
+	}
+	wanted, err := v.storedOnDisk(ctx, scope)
 	if err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(c.cfg.BundleDir)
+	root, err := os.OpenRoot(storage)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return problem.Wrap(problem.Unexpected, err, "opening the storage folder %q", c.cfg.BundleDir)
+		return problem.Wrap(problem.Unexpected, err, "opening the storage folder %q", storage)
 	}
 	defer root.Close()
 	workflows, err := fs.Glob(root.FS(), "workflows/*/executions")
 	if err != nil {
 		return fmt.Errorf("listing executions on disk: %w", err)
 	}
-	var n int64
 	for _, dir := range workflows {
 		entries, err := fs.ReadDir(root.FS(), dir)
 		if err != nil {
@@ -60,11 +76,8 @@ func (c *counter) bundles(ctx context.Context, v *view, places []Place) error {
 			if info, err := root.Lstat(name); err != nil || !info.Mode().IsRegular() {
 				continue
 			}
-			if err := c.bundle(root, name, places); err != nil {
+			if err := fn(root, name); err != nil {
 				return err
-			}
-			if n++; n%100 == 0 {
-				c.progress("bundle.json", n)
 			}
 		}
 	}

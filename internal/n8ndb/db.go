@@ -26,6 +26,7 @@ type DB struct {
 	tables   []Table
 	counts   []RowCount // of a Scratch: of the database that was dumped
 	yield    bool       // a reader would hold up n8n's writes, so reads are short
+	writing  *view      // of a Writer: its transaction
 	cleanup  func() error
 }
 

@@ -33,20 +33,32 @@ func (v *view) unfinished() string {
 	return "(" + strings.Join(unfinishedExecution(func(c string) bool { return t.Column(c) != nil }), " OR ") + ")"
 }
 
+// executionsQuery reads the data of executions in scope; ok is false when there is
+// nothing to read.
+func (v *view) executionsQuery(scope ExecutionScope) (q query, ok bool) {
+	t := v.db.table("execution_data")
+	data := t.Column("data")
+	if data == nil || scope == NoExecutions {
+		return q, false
+	}
+	q = query{table: t, exprs: []string{v.text(data)}}
+	if entity := v.db.table("execution_entity"); entity != nil && scope != AllExecutions {
+		q.join = `JOIN ` + v.db.from(entity) + ` AS e ON e."id" = t."executionId"`
+		q.where = v.unfinished()
+	}
+	return q, true
+}
+
 // executions reads the data of executions in scope once: for the places in flatted
 // JSON, and for the sweep.
 // The piece, a condition on t, is for a sweep alone.
 func (c *counter) executions(ctx context.Context, v *view, places []Place, piece string) error {
-	t := v.db.table("execution_data")
-	data := t.Column("data")
-	if data == nil || c.cfg.Executions == NoExecutions {
+	q, ok := v.executionsQuery(c.cfg.Executions)
+	if !ok {
 		return nil
 	}
-	q := query{table: t, exprs: []string{v.text(data)}, anyOrder: c.cfg.SkipPlaces}
-	if entity := v.db.table("execution_entity"); entity != nil && c.cfg.Executions != AllExecutions {
-		q.join = `JOIN ` + v.db.from(entity) + ` AS e ON e."id" = t."executionId"`
-		q.where = v.unfinished()
-	}
+	t, data := q.table, q.table.Column("data")
+	q.anyOrder = c.cfg.SkipPlaces
 	if piece != "" {
 		q.where = piece + " AND " + cmp.Or(q.where, "TRUE")
 	}

@@ -17,6 +17,10 @@ const (
 	holdBytes     = 2 + 510
 )
 
+// holdVFS names SQLite's way to a file that a Held keeps everybody else from: it takes no
+// locks of its own, which would meet ours.
+const holdVFS = "&vfs=unix-none"
+
 // holdLock is SQLite's exclusive lock. It belongs to the open file and not to
 // the process, so that no other part of this process drops it by closing the file.
 type holdLock struct {

@@ -2,6 +2,9 @@
 
 package n8ndb
 
+// holdVFS is SQLite's usual one, which locks as well as it can.
+const holdVFS = ""
+
 // holdLock is nothing here: only Linux has locks that belong to an open file, and
 // the others are lost as soon as any part of the process closes the file.
 type holdLock struct{ gap string }

@@ -42,20 +42,36 @@ type placeRow struct {
 // order. Flatted places are read by executions. A table or column that this
 // database does not have has no values.
 func (v *view) place(ctx context.Context, p Place, fn func(placeRow) error) error {
+	q, ok := v.placeQuery(&p)
+	if !ok {
+		return nil
+	}
+	return v.each(ctx, q, func(id string, cols []any) error {
+		for _, r := range p.values(p.row(id, cols)) {
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// placeQuery reads the column of a place that is no flatted JSON, and with
+// deployment_key the algorithm; ok is false where this database has no such column.
+func (v *view) placeQuery(p *Place) (q query, ok bool) {
 	t := v.db.table(p.Table)
 	c := t.Column(p.Column)
 	if c == nil {
-		return nil
+		return q, false
 	}
-	column := "t." + quote(c.Name)
-	q := query{table: t, exprs: []string{v.text(c)}, where: column + " IS NOT NULL"}
+	q = query{table: t, exprs: []string{v.text(c)}, where: "t." + quote(c.Name) + " IS NOT NULL"}
 	switch p.Table {
 	case settingsTable:
 		q.where += ` AND t."key" = ` + v.db.arg(1)
 		q.args = []any{p.Key}
 	case keysTable:
 		if t.Column("algorithm") == nil || t.Column("type") == nil {
-			return nil
+			return q, false
 		}
 		q.exprs = append(q.exprs, `t."algorithm"`)
 		q.where += ` AND t."type" = ` + v.db.arg(1)
@@ -65,15 +81,12 @@ func (v *view) place(ctx context.Context, p Place, fn func(placeRow) error) erro
 			q.args = append(q.args, p.Algorithm)
 		}
 	}
-	return v.each(ctx, q, func(id string, cols []any) error {
-		row := placeRow{id: id, value: textOf(cols[0]), hasAlgorithm: len(cols) > 1 && cols[1] != nil}
-		for _, r := range p.values(row) {
-			if err := fn(r); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return q, true
+}
+
+// row is a row that placeQuery read.
+func (p *Place) row(id string, cols []any) placeRow {
+	return placeRow{id: id, value: textOf(cols[0]), hasAlgorithm: len(cols) > 1 && cols[1] != nil}
 }
 
 // values takes a column apart. Empty values are none.

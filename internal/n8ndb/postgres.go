@@ -33,9 +33,7 @@ type PostgresConfig struct {
 func OpenPostgres(ctx context.Context, cfg PostgresConfig) (*DB, error) {
 	c, err := pgx.ParseConfig(cfg.DSN)
 	if err != nil {
-		// The parser's text quotes the string it was given.
-		return nil, problem.New(problem.Usage, "the PostgreSQL address cannot be read").
-			WithHint("write it as postgres://USER@HOST:5432/DATABASE, with the password in PGPASSWORD or ~/.pgpass")
+		return nil, errAddress()
 	}
 	if cfg.Snapshot != "" && !snapshotID.MatchString(cfg.Snapshot) {
 		return nil, problem.New(problem.Unexpected, "%q is no exported snapshot of PostgreSQL", cfg.Snapshot)
@@ -62,6 +60,12 @@ func OpenPostgres(ctx context.Context, cfg PostgresConfig) (*DB, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
+}
+
+// errAddress does not quote the parser, which quotes the string it was given.
+func errAddress() error {
+	return problem.New(problem.Usage, "the PostgreSQL address cannot be read").
+		WithHint("write it as postgres://USER@HOST:5432/DATABASE, with the password in PGPASSWORD or ~/.pgpass")
 }
 
 func explainConnect(where, user string, err error) error {

@@ -33,7 +33,7 @@ func (c *counter) sweep(ctx context.Context, v *view) error {
 		}
 		return c.sweeper.table(ctx, v, t.table, t.piece)
 	}
-	if !big {
+	if !big || v.db.writing != nil { // others would not see the changes of a transaction
 		for _, t := range tasks {
 			if err := run(ctx, v, t); err != nil {
 				return err

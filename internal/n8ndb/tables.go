@@ -117,8 +117,14 @@ func (db *DB) inspect(ctx context.Context, where string) error {
 			all, err = v.postgresTables(ctx)
 			return err
 		})
-	} else if all, err = sqliteTables(ctx, db.pool); err != nil {
-		err = explainSQLite(where, err)
+	} else {
+		q := querier(db.pool)
+		if db.writing != nil {
+			q = db.writing.q
+		}
+		if all, err = sqliteTables(ctx, q); err != nil {
+			err = explainSQLite(where, err)
+		}
 	}
 	if err != nil {
 		return err

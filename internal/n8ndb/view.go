@@ -1,6 +1,7 @@
 package n8ndb
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -20,6 +21,8 @@ type view struct {
 
 func (db *DB) view(ctx context.Context, do func(*view) error) error {
 	switch {
+	case db.writing != nil:
+		return do(db.writing)
 	case db.engine == Postgres:
 		return db.postgresView(ctx, db.snapshot, do)
 	case db.yield:
@@ -43,7 +46,7 @@ func (db *DB) explain(err error) error {
 	return explainSQLite("database", err)
 }
 
-// A page is what a yielding view reads before it lets writers pass.
+// A page is what is read before others, or a writer's own updates, may pass.
 const (
 	pageRows  = 512
 	pageBytes = 4 << 20
@@ -98,49 +101,66 @@ func (v *view) text(c *Column) string {
 // must not keep. A column is nil, string, []byte, int64, float64, bool or time, with
 // PostgreSQL always nil or []byte.
 func (v *view) each(ctx context.Context, q query, fn func(row string, cols []any) error) error {
+	if v.db.yield {
+		return v.pages(ctx, q, func(page []pageRow) error {
+			for _, r := range page {
+				if err := fn(rowID(r.key), r.cols); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
 	ids, order := v.key(q.table)
-	sel := "SELECT " + strings.Join(append(append([]string{}, ids...), q.exprs...), ", ") + " FROM " + v.db.from(q.table) + " AS t " + q.join
 	tail := ""
 	if len(order) > 0 && !(q.anyOrder && v.pg != nil) {
 		tail = " ORDER BY " + strings.Join(order, ", ")
 	}
-	where := q.where
-	if where == "" {
-		where = "TRUE"
+	_, err := v.rows(ctx, v.selects(q, ids)+tail, q.args, len(ids)+len(q.exprs), 0, func(cols []any) error {
+		return fn(rowID(cols[:len(ids)]), cols[len(ids):])
+	})
+	return err
+}
+
+// selects is the query without its order.
+func (v *view) selects(q query, ids []string) string {
+	return "SELECT " + strings.Join(append(append([]string{}, ids...), q.exprs...), ", ") + " FROM " + v.db.from(q.table) + " AS t " + q.join +
+		" WHERE (" + cmp.Or(q.where, "TRUE") + ")"
+}
+
+// pageRow is a row of a page: the columns of its key as the engine gave them, and the
+// further ones. It lasts as long as the page.
+type pageRow struct{ key, cols []any }
+
+// pages calls fn for page after page, between which the connection is free. On SQLite
+// only.
+func (v *view) pages(ctx context.Context, q query, fn func([]pageRow) error) error {
+	ids, order := v.key(q.table)
+	sel := v.selects(q, ids)
+	tail := " ORDER BY " + strings.Join(order, ", ") + fmt.Sprintf(" LIMIT %d", pageRows)
+	holders := make([]string, len(ids))
+	for i := range holders {
+		holders[i] = v.db.arg(len(q.args) + i + 1)
 	}
-	width := len(ids) + len(q.exprs)
-	if !v.db.yield {
-		_, err := v.rows(ctx, sel+" WHERE "+where+tail, q.args, width, 0, func(cols []any) error {
-			return fn(rowID(cols[:len(ids)]), cols[len(ids):])
-		})
-		return err
-	}
-	tail += fmt.Sprintf(" LIMIT %d", pageRows)
 	after, args := "", q.args
 	for {
-		var page [][]any
-		full, err := v.rows(ctx, sel+" WHERE ("+where+")"+after+tail, args, width, pageBytes, func(cols []any) error {
-			page = append(page, append([]any{}, cols...))
+		var page []pageRow
+		full, err := v.rows(ctx, sel+after+tail, args, len(ids)+len(q.exprs), pageBytes, func(cols []any) error {
+			cols = append([]any{}, cols...)
+			page = append(page, pageRow{cols[:len(ids)], cols[len(ids):]})
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		for _, cols := range page {
-			if err := fn(rowID(cols[:len(ids)]), cols[len(ids):]); err != nil {
-				return err
-			}
+		if err := fn(page); err != nil {
+			return err
 		}
 		if len(page) < pageRows && !full {
 			return nil
 		}
-		last := page[len(page)-1][:len(ids)]
-		holders := make([]string, len(ids))
-		for i := range holders {
-			holders[i] = v.db.arg(len(q.args) + i + 1)
-		}
 		after = " AND (" + strings.Join(order, ", ") + ") > (" + strings.Join(holders, ", ") + ")"
-		args = append(append([]any{}, q.args...), last...)
+		args = append(append([]any{}, q.args...), page[len(page)-1].key...)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/failpoint"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
@@ -55,7 +56,7 @@ type writeTx interface {
 	restore(ctx context.Context, t *Table, c *Column, changes []Change) (Restored, error)
 	// pages calls fn for the rows of a query, a page at a time, between which the
 	// transaction may be used.
-	pages(ctx context.Context, v *view, q query, fn func([]pageRow) error) error
+	pages(ctx context.Context, q query, fn func([]pageRow) error) error
 	commit(ctx context.Context) (warnings []string, err error)
 	rollback() error
 	close() error
@@ -67,10 +68,6 @@ type columnUpdate struct {
 	value string
 	bytes bool // SQLite: the column holds a blob
 }
-
-// pageRow is a row of a page: its primary key and further columns, which last as long
-// as the page.
-type pageRow struct{ key, cols []any }
 
 // ErrCommitUnknown says that a commit was sent and no answer came: whether the database
 // has the changes must be found out by reading it.
@@ -140,35 +137,111 @@ func (r *Restored) add(o Restored) {
 	r.Gone += o.Gone
 }
 
-// WriteSQLite opens a database file for one transaction, with nobody attached: see
-// [Hold], whose errors it returns. Until Close nobody else can open the database.
-func WriteSQLite(ctx context.Context, cfg SQLiteWriteConfig) (*Writer, error) {
-	return nil, errors.New("not yet")
-}
-
-// WritePostgres begins a transaction on a server, takes n8n's advisory locks, so that
-// no n8n can migrate, import or seed, and locks every table of the catalogue against
-// writers.
-func WritePostgres(ctx context.Context, cfg PostgresWriteConfig) (*Writer, error) {
-	return nil, errors.New("not yet")
-}
-
-// Rewrite opens every value of the database in the order of a census and replaces
-// those that Seal says.
+// Rewrite opens every value of the database in the order of a census, places of one
+// column together, and replaces those that Seal says. Bundles are left to
+// [Keyset.RewriteBundle]. After an error only Close may be called.
 func (w *Writer) Rewrite(ctx context.Context, cfg RewriteConfig) (*Rewritten, error) {
-	return nil, errors.New("not yet")
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if w.done {
+		return nil, errWriterDone()
+	}
+	r := &rewriter{w: w, cfg: &cfg, out: Rewritten{ByPlace: map[PlaceID]int64{}}}
+	for _, places := range columnsOf(Catalogue()) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := r.column(ctx, places); err != nil {
+			return nil, err
+		}
+	}
+	return &r.out, nil
 }
 
 // Restore writes pre-images back where the column still holds the bytes that were
-// written, by their SHA-256; others are left alone and counted.
-func (w *Writer) Restore(ctx context.Context, changes iter.Seq2[Change, error]) (Restored, error) {
-	return Restored{}, errors.New("not yet")
+// written, by their SHA-256; others are left alone and counted. An error of the
+// sequence ends it.
+func (w *Writer) Restore(ctx context.Context, changes iter.Seq2[Change, error]) (sum Restored, err error) {
+	if w.done {
+		return sum, errWriterDone()
+	}
+	var batch []Change
+	size := 0
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		t := w.table(batch[0].Table)
+		c := t.Column(batch[0].Column)
+		if c == nil { // n8n has dropped it since
+			sum.Gone += int64(len(batch))
+		} else {
+			done, err := w.tx.restore(ctx, t, c, batch)
+			if err != nil {
+				return err
+			}
+			sum.add(done)
+		}
+		clear(batch)
+		batch, size = batch[:0], 0
+		return nil
+	}
+	for change, err := range changes {
+		if err != nil {
+			return sum, err
+		}
+		if err := ctx.Err(); err != nil {
+			return sum, err
+		}
+		if len(batch) > 0 && (len(batch) == pageRows || size+len(change.Before) > pageBytes || batch[0].Table != change.Table || batch[0].Column != change.Column) {
+			if err := flush(); err != nil {
+				return sum, err
+			}
+		}
+		if t := w.table(change.Table); t != nil && len(change.Key) != max(len(t.PrimaryKey), 1) {
+			return sum, problem.New(problem.Damaged, "a change of %q has a key of %d columns", change.Table, len(change.Key))
+		}
+		batch = append(batch, change)
+		size += len(change.Before)
+	}
+	return sum, flush()
 }
 
 // Commit makes the changes durable. An error that is [ErrCommitUnknown] leaves open
-// whether they were made; after any other they were not.
-func (w *Writer) Commit(ctx context.Context) error { return errors.New("not yet") }
+// whether they were made; after any other they were not. It cannot be cancelled once
+// it was sent.
+func (w *Writer) Commit(ctx context.Context) error {
+	if w.done {
+		return errWriterDone()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w.done = true
+	warnings, err := w.tx.commit(context.WithoutCancel(ctx))
+	w.Warnings = append(w.Warnings, warnings...)
+	return err
+}
 
 // Close rolls back what was not committed and lets others at the database. It may be
 // called more than once.
-func (w *Writer) Close() error { return nil }
+func (w *Writer) Close() error {
+	if w.tx == nil {
+		return nil
+	}
+	tx := w.tx
+	w.tx, w.writing = nil, nil
+	var err error
+	if !w.done {
+		w.done = true
+		failpoint.Hit("write.rollback")
+		err = tx.rollback()
+		failpoint.Hit("write.rolled-back")
+	}
+	return errors.Join(err, tx.close())
+}
+
+func errWriterDone() error {
+	return problem.New(problem.Unexpected, "the transaction is over")
+}
