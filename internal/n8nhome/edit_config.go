@@ -278,14 +278,16 @@ func (s StagedFile) state(c KeyChange) (KeyState, keyText, fs.FileInfo, error) {
 	if err != nil {
 		return "", keyText{}, nil, err
 	}
+	// Before what is in it: a mixture of the two contents may be JSON by chance.
+	if s.torn(b, c) {
+		return Torn, keyText{}, info, nil
+	}
 	t, err := f.parse(b)
 	switch {
 	case err == nil && t.key.Equal(c.New):
 		return HoldsNew, t, info, nil
 	case err == nil && t.key.Equal(c.Old):
 		return HoldsOld, t, info, nil
-	case s.torn(b, c):
-		return Torn, keyText{}, info, nil
 	case err == nil:
 		return "", keyText{}, nil, problem.New(problem.WrongKey, "%s holds another key than the old one and the new one of this rotation", f).
 			WithHint("somebody has changed it since: put one of the two there, or move the file away, and go on with the rotation")
@@ -294,12 +296,13 @@ func (s StagedFile) state(c KeyChange) (KeyState, keyText, fs.FileInfo, error) {
 		WithHint("correct it by hand, and go on with the rotation")
 }
 
-// torn reports whether b can be what an interrupted write in place has left: at each
-// byte the old content, the new one, or a zero that a power failure left.
+// torn reports whether b is neither of the two contents and can be what an interrupted
+// write in place has left: at each byte the old content, the new one, or a zero that
+// a power failure left.
 func (s StagedFile) torn(b []byte, c KeyChange) bool {
 	before := c.Before.Reveal()
 	after, err := s.after(c)
-	if len(before) == 0 || err != nil || len(b) > max(len(before), len(after)) {
+	if len(before) == 0 || err != nil || len(b) > max(len(before), len(after)) || bytes.Equal(b, before) || bytes.Equal(b, after) {
 		return false
 	}
 	for i, x := range b {

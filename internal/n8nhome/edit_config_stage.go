@@ -164,7 +164,7 @@ func (s *StagedFile) writeBeside(name string, content []byte) (why string, err e
 			return "", err
 		}
 	}
-	if err := copyAttributes(s.Path, name); err != nil {
+	if err := copyAttributes(s.Path, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "its extended attributes cannot be copied: " + cause(err).Error(), nil
 	}
 	if _, err := f.Write(content); err != nil {
@@ -332,7 +332,7 @@ func (s StagedFile) put(state KeyState, content []byte, info fs.FileInfo) error 
 // ready reports whether what Stage has left is exactly what is to be put there now.
 func (s StagedFile) ready(content []byte) bool {
 	if s.InPlace != "" {
-		return inPlace(s.Path) != ""
+		return true
 	}
 	b, info, err := readSmall(s.Staged, configLimit, false)
 	if err != nil || s.Staged != stagedName(s.Path) || !bytes.Equal(b, content) {
