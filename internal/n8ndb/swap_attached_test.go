@@ -1,0 +1,34 @@
+package n8ndb
+
+import (
+	"context"
+	"strings"
+	"testing"
+)
+
+// TestAttachedSQLite: another process that has the file open is seen, and only as long
+// as it has; our own connections do not count.
+func TestAttachedSQLite(t *testing.T) {
+	ctx := context.Background()
+	_, path := snapCopyFixture(t, "2.41.1-sqlite")
+	s, err := SwapSQLite(ctx, SwapSQLiteConfig{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Version(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h := snapStart(t, "idle", path)
+	a, err := s.Attached(ctx, HoldConfig{})
+	if err != nil || len(a.By) != 1 || !strings.Contains(a.By[0], "process") {
+		t.Errorf("%v: %+v", err, a)
+	}
+	h.stop()
+	if a, err = s.Attached(ctx, HoldConfig{}); err != nil || len(a.By) != 0 {
+		t.Errorf("%v: %+v", err, a)
+	}
+	if _, err := s.Version(ctx); err != nil {
+		t.Error(err)
+	}
+}
