@@ -48,6 +48,8 @@ func TestPlantedSecrets(t *testing.T) {
 	compose := filepath.Join(l.dir, "compose.yaml")
 	write(t, compose, "services:\n  n8n:\n    environment:\n      N8N_ENCRYPTION_KEY: "+labKey+"\n      DB_PASSWORD: planted-db-password\n")
 	planted["deployment"] = "planted-db-password"
+	quoted := filepath.Join(l.dir, "quoted")
+	write(t, quoted, "\""+labKey+"\"\r\n")
 
 	var made api.Backup
 	r := l.must(&made, l.create("--deployment-file", compose)...)
@@ -57,6 +59,8 @@ func TestPlantedSecrets(t *testing.T) {
 	for _, args := range [][]string{
 		{"census", "--n8n-dir", l.n8n}, {"census", "--n8n-dir", l.n8n, "--json", "--all-executions"}, {"census", "--n8n-dir", l.n8n, "--key-file", wrong},
 		{"key", "check", "--n8n-dir", l.n8n}, {"key", "fingerprint", "--n8n-dir", l.n8n, "--key-file", wrong}, {"key", "fingerprint", "--n8n-dir", l.n8n},
+		{"key", "find", "--n8n-dir", l.n8n, "--candidate", wrong, "--candidate", compose, "--candidate", l.n8n},
+		{"key", "find", "--n8n-dir", l.n8n, "--candidate", wrong, "--candidates-only", "--json"}, {"key", "find", "--n8n-dir", l.n8n, "--candidate", quoted, "--candidates-only", "--json"},
 		{"key", "generate", "--out", filepath.Join(l.dir, "generated")},
 		l.create(), l.create("--key-file", wrong), l.create("--history", "none"), l.create("--recipient", planted["identity"]),
 		{"backup", "list", "--target", l.target}, append([]string{"backup", "show"}, archiveArgs[:5]...),
@@ -93,7 +97,7 @@ func TestPlantedSecrets(t *testing.T) {
 	}
 	// What stays: n8n's own folder, the key files and the identity are where
 	// secrets belong; so is the config of the restored n8n.
-	allowed := map[string]bool{l.identity: true, l.key: true, wrong: true, compose: true, filepath.Join(l.n8n, "config"): true, filepath.Join(restored, "config"): true}
+	allowed := map[string]bool{l.identity: true, l.key: true, wrong: true, compose: true, quoted: true, filepath.Join(l.n8n, "config"): true, filepath.Join(restored, "config"): true}
 	files := 0
 	err = filepath.WalkDir(l.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || allowed[path] {

@@ -22,9 +22,17 @@ func KeyGenerate(out string) (*api.Key, error) {
 	if err != nil {
 		return nil, problem.Wrap(problem.Unexpected, err, "making a key")
 	}
+	if err := writeKey(out, text); err != nil {
+		return nil, err
+	}
+	return &api.Key{Fingerprint: string(key.Fingerprint()), Out: out, Warnings: []string{}}, nil
+}
+
+// writeKey makes a key file, which must not exist.
+func writeKey(out, text string) error {
 	f, err := durable.Create(out, 0o600)
 	if err != nil {
-		return nil, problem.Wrap(problem.Usage, err, "writing the key").WithHint("name a file in a folder that exists and that this user may write")
+		return problem.Wrap(problem.Usage, err, "writing the key").WithHint("name a file in a folder that exists and that this user may write")
 	}
 	defer f.Abort()
 	if _, err := f.WriteString(text); err != nil {
@@ -33,14 +41,14 @@ func KeyGenerate(out string) (*api.Key, error) {
 		if errors.As(err, &p) {
 			err = p.Err
 		}
-		return nil, problem.Wrap(problem.Unexpected, err, "writing the key to %q", out).WithHint("%s", keyNotWritten)
+		return problem.Wrap(problem.Unexpected, err, "writing the key to %q", out).WithHint("%s", keyNotWritten)
 	}
 	if err := f.CommitNew(); errors.Is(err, fs.ErrExist) {
-		return nil, problem.New(problem.Usage, "file %q exists already", out).WithHint("name a new file: a key is never overwritten")
+		return problem.New(problem.Usage, "file %q exists already", out).WithHint("name a new file: a key is never overwritten")
 	} else if err != nil {
-		return nil, problem.Wrap(problem.Unexpected, err, "writing the key").WithHint("%s", keyNotWritten)
+		return problem.Wrap(problem.Unexpected, err, "writing the key").WithHint("%s", keyNotWritten)
 	}
-	return &api.Key{Fingerprint: string(key.Fingerprint()), Out: out, Warnings: []string{}}, nil
+	return nil
 }
 
 const keyNotWritten = "name a file on a disk that has room and allows hard links: --out FILE"

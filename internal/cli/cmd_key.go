@@ -9,7 +9,7 @@ import (
 )
 
 func (c *commands) keyCmd() *cobra.Command {
-	return group("key", "Make, recognise and check instance keys", c.keyGenerateCmd(), c.keyFingerprintCmd(), c.keyCheckCmd())
+	return group("key", "Make, recognise and check instance keys", c.keyGenerateCmd(), c.keyFingerprintCmd(), c.keyCheckCmd(), c.keyFindCmd())
 }
 
 func (c *commands) keyGenerateCmd() *cobra.Command {

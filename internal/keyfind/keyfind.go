@@ -140,7 +140,9 @@ type finder struct {
 
 func (f *finder) add(c Candidate) bool {
 	for _, o := range f.result.Candidates {
-		if o.Candidate.String() == c.String() && o.Candidate.Text.Reveal() == c.Text.Reveal() {
+		// n8n's own config may be named, too.
+		same := o.Candidate.String() == c.String() || c.File != "" && o.Candidate.File == c.File && o.Candidate.Name == c.Name
+		if same && o.Candidate.Text.Reveal() == c.Text.Reveal() {
 			return false
 		}
 	}

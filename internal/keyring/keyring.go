@@ -228,6 +228,35 @@ func (r *Ring) Retired(ctx context.Context, instance string, active n8ncrypt.Ins
 	return list, nil
 }
 
+// OpenedBy are the retired keys of all instances that any of the given keys opens,
+// directly or through one another, by instance. It takes no notice of those that
+// stay closed. Errors are those of Instances.
+func (r *Ring) OpenedBy(ctx context.Context, keys ...n8ncrypt.InstanceKey) ([]Entry, error) {
+	f, err := r.read()
+	if err != nil {
+		return nil, err
+	}
+	var list []Entry
+	for name, in := range f.Instances {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		opened := in.open(keys...)
+		e := in.entry(name)
+		e.Retired = e.Retired[:0]
+		for i, x := range in.entry(name).Retired {
+			if x.Key = opened[i]; !x.Key.IsZero() {
+				e.Retired = append(e.Retired, x)
+			}
+		}
+		if len(e.Retired) > 0 {
+			list = append(list, e)
+		}
+	}
+	slices.SortFunc(list, func(a, b Entry) int { return cmpString(a.Instance, b.Instance) })
+	return list, nil
+}
+
 func (r Retired) under(in instance) n8ncrypt.Fingerprint {
 	if r.Under != "" {
 		return r.Under

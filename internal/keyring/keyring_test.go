@@ -293,6 +293,39 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+func TestOpenedBy(t *testing.T) {
+	a, b, c, d := named(t, "a"), named(t, "b"), named(t, "c"), named(t, "d")
+	r := ring(t)
+	activate(t, r, "two", a, b)
+	activate(t, r, "two", c, d) // b is known by name only, and a is under it
+	activate(t, r, "one", a, c)
+	got := func(keys ...n8ncrypt.InstanceKey) string {
+		list, err := r.OpenedBy(t.Context(), keys...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := ""
+		for _, e := range list {
+			out += e.Instance + ":"
+			for _, x := range e.Retired {
+				out += string(x.Fingerprint[5])
+				if x.Key.IsZero() {
+					t.Errorf("%s of %s has no key", x.Fingerprint, e.Instance)
+				}
+			}
+			out += " "
+		}
+		return strings.TrimSpace(out)
+	}
+	for want, keys := range map[string][]n8ncrypt.InstanceKey{
+		"": {a.Key}, "two:a": {b.Key}, "two:c": {d.Key}, "one:a": {c.Key}, "one:a two:ca": {a.Key, d.Key, c.Key, b.Key},
+	} {
+		if s := got(keys...); s != want {
+			t.Errorf("%q, want %q", s, want)
+		}
+	}
+}
+
 func TestForget(t *testing.T) {
 	a, b, c := named(t, "a"), named(t, "b"), named(t, "c")
 	r := ring(t)
