@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 //	cut FILE N           takes N bytes from the end
 //	writekey FILE TEXT   a key file without newline
 //	sidecar DIR          $ID is the id of the newest archive in DIR
+//	rotation             $ROT is the id of the newest rotation
 func TestScript(t *testing.T) {
 	fixtures, err := filepath.Abs("../../testdata/fixtures")
 	if err != nil {
@@ -61,6 +62,7 @@ func TestScript(t *testing.T) {
 			"cut":      cutCmd,
 			"writekey": writeKeyCmd,
 			"sidecar":  sidecarCmd,
+			"rotation": rotationCmd,
 		},
 	})
 }
@@ -141,4 +143,13 @@ func sidecarCmd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	base := filepath.Base(names[len(names)-1])
 	ts.Setenv("ID", string(bytes.TrimSuffix([]byte(base), []byte(".json"))))
+}
+
+func rotationCmd(ts *testscript.TestScript, _ bool, _ []string) {
+	names, err := filepath.Glob(filepath.Join(ts.MkAbs("home/.local/state/n8keep/rotations"), "*", "journal.json"))
+	ts.Check(err)
+	if len(names) == 0 {
+		ts.Fatalf("there is no rotation")
+	}
+	ts.Setenv("ROT", filepath.Base(filepath.Dir(names[len(names)-1])))
 }

@@ -71,14 +71,14 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if err != nil {
 		return nil, err
 	}
+	if j.State.Ended() {
+		return nil, problem.New(problem.Usage, "rotation %q is over: it is %s", j.ID, j.State).WithHint("there is nothing to go on with; \"n8keep rotate instance\" begins another")
+	}
 	r, err := a.reopen(j, o)
 	if err != nil {
 		return nil, err
 	}
 	doc = rotationDoc(j)
-	if j.State.Ended() {
-		return doc, problem.New(problem.Usage, "rotation %q is over: it is %s", j.ID, j.State).WithHint("there is nothing to go on with; \"n8keep rotate instance\" begins another")
-	}
 	if err := o.Confirm(doc); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,26 +40,24 @@ func (c *commands) printRotationPlan(p *api.RotationPlan) {
 	}
 	c.printUnlisted(p.Unlisted)
 	c.printFailures(p.Failures)
-	rows = nil
-	for _, d := range p.Derived {
-		rows = append(rows, []string{d.Secret, derivedText(d), d.Effect})
-	}
-	if len(rows) > 0 {
+	if len(p.Derived) > 0 {
 		c.term.Line("")
-		c.term.Table([]string{"derived from the key!", "afterwards!", "what it means"}, rows)
+		c.term.Line("derived from the key:")
 	}
 	for _, d := range p.Derived {
-		if d.Obtain != "" {
-			c.term.KeyValues(d.Variable, d.Obtain)
-		}
+		c.term.KeyValues("  "+d.Secret, derivedText(d)+": "+d.Effect)
+		c.term.KeyValues("    "+d.Variable, d.Obtain)
 	}
-	rows = nil
+	if len(p.KeyPlaces) > 0 {
+		c.term.Line("")
+		c.term.Line("the key is set in:")
+	}
 	for _, k := range p.KeyPlaces {
-		rows = append(rows, []string{strings.TrimSpace(k.Source + " " + k.Where), k.By, k.Do})
-	}
-	if len(rows) > 0 {
-		c.term.Line("")
-		c.term.Table([]string{"the key is set in!", "changed by!", "how"}, rows)
+		what := "n8keep changes it"
+		if k.By != "n8keep" {
+			what = "you change it: " + k.Do
+		}
+		c.term.KeyValues("  "+strings.TrimSpace(k.Source+" "+k.Where), what)
 	}
 	c.list("what happens", p.Effects)
 	c.printExposed(p.Exposed, p.ExposedAdvice)
@@ -115,20 +114,20 @@ func (c *commands) printExposed(list []api.Exposed, advice []string) {
 	}
 	c.term.Line("")
 	c.term.Line("exposed: somebody with the database and the old key has read these; replace each at its provider")
-	var rows [][]string
 	for _, e := range list {
-		box := "[ ]"
+		box := "[ ] "
 		if e.Replaced {
-			box = "[x]"
+			box = "[x] "
 		}
-		what := e.Name
+		what := strings.TrimSpace(e.Type + " " + e.ID)
+		if e.Name != "" {
+			what += " " + strconv.Quote(e.Name)
+		}
 		if e.Count > 1 {
-			what = Plural(e.Count, "value")
+			what += ", " + Plural(e.Count, "value")
 		}
-		rows = append(rows, []string{box, e.Type, what, e.ID, workflowsText(e.Workflows), e.Do})
-	}
-	if len(rows) > 0 {
-		c.term.Table([]string{"", "type!", "name", "id!", "workflows", "do"}, rows)
+		c.term.KeyValues(box+what, e.Do)
+		c.term.KeyValues("    used in", workflowsText(e.Workflows))
 	}
 	for _, a := range advice {
 		c.term.Line("[ ] " + a)
@@ -160,7 +159,7 @@ func (c *commands) printRotation(d *api.Rotation) {
 		"backup", rotationBackupText(d.Backup),
 		"fresh backup", rotationBackupText(d.Fresh),
 	}
-	if d.Values > 0 {
+	if d.Values > 0 && d.Rollback == nil {
 		pairs = append(pairs, "values", number(d.Values)+" have new bytes, each with the plaintext it had")
 	}
 	if d.Quarantine > 0 {
@@ -186,7 +185,7 @@ func (c *commands) printRotation(d *api.Rotation) {
 	}
 	if len(rows) > 0 {
 		c.term.Line("")
-		c.term.Table([]string{"step!", "state!", "began!", "took>", ""}, rows)
+		c.term.Table([]string{"step!", "state!", "began!", "took>", "!"}, rows)
 	}
 	c.printFailures(d.Left)
 	c.printExposed(d.Exposed, nil)
