@@ -196,7 +196,7 @@ func (r *rotator) newValuesUnder(t *testing.T, id string) {
 // n8n exports afterwards.
 func (r *rotator) reencrypted(t *testing.T, main *labn8n.Server, to string) api.Reencryption {
 	t.Helper()
-	w := startWriter(t, main, r.facts)
+	w := startWriterBy(t, main, r.facts, (*labn8n.Client).PatchCredential) // a session of somebody with a second factor may end
 	rounds := 1
 	if os.Getenv("N8KEEP_SOAK") != "" {
 		rounds = 20

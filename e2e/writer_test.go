@@ -22,6 +22,12 @@ type writer struct {
 
 func startWriter(t *testing.T, s *labn8n.Server, f *labn8n.Facts) *writer {
 	t.Helper()
+	return startWriterBy(t, s, f, (*labn8n.Client).UpdateCredential)
+}
+
+// startWriterBy is startWriter that saves credentials in that way.
+func startWriterBy(t *testing.T, s *labn8n.Server, f *labn8n.Facts, save func(*labn8n.Client, context.Context, labn8n.Credential) error) *writer {
+	t.Helper()
 	c := s.Client(t, f.APIKey)
 	if err := c.Login(t.Context(), f.Email, f.Password, f.MFASecret); err != nil {
 		t.Fatal(err)
@@ -44,7 +50,7 @@ func startWriter(t *testing.T, s *labn8n.Server, f *labn8n.Facts) *writer {
 			w.begun.set(n)
 			for _, cred := range []labn8n.Credential{a, b} {
 				cred.Data = map[string]any{"name": "X-Writer", "value": writerValue(n)}
-				if err := c.UpdateCredential(ctx, cred); err != nil {
+				if err := save(c, ctx, cred); err != nil {
 					w.err = err
 					return
 				}

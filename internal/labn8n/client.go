@@ -161,6 +161,12 @@ func (c *Client) UpdateCredential(ctx context.Context, cred Credential) error {
 	return c.Do(ctx, "PATCH", "/rest/credentials/"+cred.ID, body, nil)
 }
 
+// PatchCredential writes all of a credential with the API key: n8n >= 2.4.
+func (c *Client) PatchCredential(ctx context.Context, cred Credential) error {
+	body := map[string]any{"name": cred.Name, "type": cred.Type, "data": cred.Data}
+	return c.Do(ctx, "PATCH", "/api/v1/credentials/"+cred.ID, body, nil)
+}
+
 // Execution is one row of n8n's execution list.
 type Execution struct {
 	ID, Status, WorkflowID string
