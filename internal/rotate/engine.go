@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -149,6 +150,9 @@ func (e *engine) create(ctx context.Context) error {
 	if open != nil {
 		return open.Busy()
 	}
+	if err := removeStillborn(all); err != nil {
+		return err
+	}
 	dir := filepath.Join(all, cfg.ID)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return problem.Wrap(problem.Unexpected, err, "making the folder of the rotation")
@@ -180,6 +184,28 @@ func (e *engine) create(ctx context.Context) error {
 	if err := e.j.save(); err != nil {
 		e.unlock()
 		return err
+	}
+	return nil
+}
+
+// removeStillborn removes folders of rotations that were killed before they had a
+// journal. Nobody is making one now: the caller has the lock for that.
+func removeStillborn(all string) error {
+	entries, err := os.ReadDir(all)
+	if err != nil {
+		return problem.Wrap(problem.Unexpected, err, "listing rotations")
+	}
+	for _, f := range entries {
+		if !f.IsDir() || !idText.MatchString(f.Name()) {
+			continue
+		}
+		dir := filepath.Join(all, f.Name())
+		if _, err := os.Lstat(filepath.Join(dir, journalName)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return problem.Wrap(problem.Unexpected, err, "removing a rotation that never began")
+		}
 	}
 	return nil
 }

@@ -1,0 +1,5 @@
+//go:build !failpoint
+
+package rotate
+
+const withFailpoints = false

@@ -1,0 +1,299 @@
+package rotate
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/problem"
+)
+
+// buildWithFailpoints makes a binary of these tests whose process can be killed at a
+// chosen point.
+func buildWithFailpoints(t *testing.T) string {
+	t.Helper()
+	if withFailpoints {
+		binary, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return binary
+	}
+	binary := filepath.Join(t.TempDir(), "failpoint.test")
+	cmd := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", binary, ".")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building with failpoints: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// points are the names of the points that a job passes.
+func points(t *testing.T, binary string, j job) (names []string) {
+	t.Helper()
+	list := filepath.Join(t.TempDir(), "points")
+	if out, err := j.command(t, binary, "N8KEEP_FAILPOINT=list:"+list).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	b, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		_, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		names = append(names, name)
+	}
+	return names
+}
+
+// killAt runs a job until its n-th point. It reports false when the job ended before.
+func killAt(t *testing.T, binary string, j job, n int) bool {
+	t.Helper()
+	out, err := j.command(t, binary, fmt.Sprintf("N8KEEP_FAILPOINT=kill:%d", n)).CombinedOutput()
+	if err == nil {
+		return false
+	}
+	exit, ok := err.(*exec.ExitError)
+	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("not killed but: %v\n%s", err, out)
+	}
+	return true
+}
+
+func soak() bool { return os.Getenv("N8KEEP_SOAK") != "" }
+
+// spread are the points, counted from 1, at which a job is killed: all of them in a
+// soak, else most of them the last of their kind, evenly over the job, and always the
+// ones around the commit.
+func spread(names []string, most int) (at []int) {
+	if soak() {
+		for i := range names {
+			at = append(at, i+1)
+		}
+		return at
+	}
+	last := map[string]int{}
+	for i, name := range names {
+		last[name] = i + 1
+	}
+	kinds := slices.Sorted(maps.Values(last))
+	chosen := map[int]bool{}
+	for _, name := range []string{"rotate.commit", "write.commit", "write.committed", "rotate.commit-done", "rotate.place-bundle", "keyfile.renamed"} {
+		if last[name] > 0 && most > 10 {
+			chosen[last[name]] = true
+		}
+	}
+	most -= len(chosen)
+	for i := range most {
+		chosen[kinds[i*(len(kinds)-1)/(most-1)]] = true
+	}
+	return slices.Sorted(maps.Keys(chosen))
+}
+
+// TestKilled kills a rotation at a point and takes it on, or back; then kills that as
+// well. Whatever was left, the database is old or new as a whole, and at the end the
+// invariants hold. The short form takes some points, N8KEEP_SOAK=1 all.
+func TestKilled(t *testing.T) {
+	binary := buildWithFailpoints(t)
+	for name, fixture := range engines() {
+		t.Run(name, func(t *testing.T) {
+			b := newBase(t, fixture)
+			all := points(t, binary, b.world(t))
+			at := spread(all, 15)
+			kinds := map[string]bool{}
+			for _, name := range all {
+				kinds[name] = true
+			}
+			t.Logf("%d points of %d kinds, of which %d are met", len(all), len(kinds), len(at))
+			if least := map[string]int{"sqlite": 150, "postgres": 100}[name]; len(all) < least || len(kinds) < 40 {
+				t.Errorf("only %d points of %d kinds", len(all), len(kinds))
+			}
+			t.Run("once", func(t *testing.T) { b.killed(t, binary, all, at) })
+			t.Run("after a leak", func(t *testing.T) { b.killedLeak(t, binary) })
+			t.Run("resume killed", func(t *testing.T) { b.killedTwice(t, binary, "resume", all) })
+			t.Run("rollback killed", func(t *testing.T) { b.killedTwice(t, binary, "rollback", all) })
+		})
+	}
+}
+
+// killed kills a run at each of the points, and takes it on and back: both in a soak,
+// else in turn.
+func (b *base) killed(t *testing.T, binary string, all []string, at []int) {
+	outcomes := map[string]int{}
+	for i, n := range at {
+		for k, then := range []string{"resume", "rollback"} {
+			if !soak() && i%2 != k {
+				continue
+			}
+			j := b.world(t)
+			if !killAt(t, binary, j, n) {
+				t.Fatalf("point %d of %d was not reached", n, len(all))
+			}
+			where := fmt.Sprintf("killed at point %d of %d (%s), then %s", n, len(all), all[n-1], then)
+			outcomes[string(b.whole(t, j, where))+", "+then]++
+			b.finish(t, j, then, where)
+			if t.Failed() {
+				return
+			}
+		}
+	}
+	t.Logf("killed at %d points; the database had its values: %v", len(at), outcomes)
+	if len(outcomes) != 4 {
+		t.Errorf("outcomes %v", outcomes)
+	}
+}
+
+// finish takes a killed rotation to its end, and checks it.
+func (b *base) finish(t *testing.T, j job, then, where string) {
+	t.Helper()
+	want := newWorld
+	if then == "rollback" {
+		want = oldWorld
+	}
+	j.Do = then
+	_, err := Open(j.path("state"), testID)
+	switch {
+	case problem.KindOf(err) == problem.NotFound: // it never began
+		j.Do, want = "run", newWorld
+	case err != nil:
+		t.Fatalf("%s: %v", where, err)
+	}
+	_, err = j.do()
+	if err != nil && !over(err) {
+		t.Fatalf("%s: %v\n%s", where, err, problem.HintOf(err))
+	}
+	if got := b.check(t, j, where); got != want && err == nil {
+		t.Errorf("%s: the world is %s", where, got)
+	}
+	if journal, err := Open(j.path("state"), testID); err == nil && journal.State == Verified && soak() {
+		j.Do = "rollback"
+		if _, err := j.do(); err != nil {
+			t.Fatalf("%s, rolled back in the end: %v", where, err)
+		}
+		b.check(t, j, where+", rolled back in the end")
+	}
+}
+
+// over: the killed command had come to the rotation's end.
+func over(err error) bool {
+	var p *problem.Error
+	return errors.As(err, &p) && strings.Contains(p.Msg, "is over")
+}
+
+// whole looks at what a kill has left: all values are under the old key or all under
+// the new one.
+func (b *base) whole(t *testing.T, j job, where string) holds {
+	t.Helper()
+	at := j.DSN
+	if at == "" {
+		// In a copy, so that what SQLite repairs is still there to be repaired.
+		at = filepath.Join(t.TempDir(), "copy.sqlite")
+		for _, suffix := range []string{"", "-wal", "-journal"} {
+			content, err := os.ReadFile(j.path("home", "database.sqlite"+suffix))
+			if err != nil && suffix == "" {
+				t.Fatal(err)
+			}
+			if err == nil {
+				if err := os.WriteFile(at+suffix, content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	db, err := b.open(at)
+	if problem.KindOf(err) == problem.Usage && b.f.Engine == n8ndb.SQLite {
+		// Left in the middle of a write: a program that may write repairs it.
+		b.f.Exec(t, at, "PRAGMA user_version")
+		db, err = b.open(at)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", where, err)
+	}
+	defer db.Close()
+	r := reading(t, db, mustKey(j.Old), []n8ndb.OtherKey{{Name: "new", Key: mustKey(newText)}}, "")
+	refs := map[string]int{}
+	for _, ref := range r.keys {
+		refs[ref]++
+	}
+	if len(r.closed) > 0 || refs["new"] > 0 && refs[n8ndb.KeyInstance] > 0 {
+		t.Fatalf("%s: neither old nor new: %v, %d do not open", where, refs, len(r.closed))
+	}
+	if refs["new"] > 0 {
+		return newWorld
+	}
+	return oldWorld
+}
+
+// killedLeak does the same to a rotation that changes signing secrets and data keys.
+func (b *base) killedLeak(t *testing.T, binary string) {
+	j := b.world(t)
+	j.Leak = true
+	all := points(t, binary, j)
+	for i, n := range spread(all, 4) {
+		j := b.world(t)
+		j.Leak = true
+		if !killAt(t, binary, j, n) {
+			t.Fatalf("point %d of %d was not reached", n, len(all))
+		}
+		then := []string{"resume", "rollback"}[i%2]
+		b.finish(t, j, then, fmt.Sprintf("killed at point %d of %d (%s), then %s", n, len(all), all[n-1], then))
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// killedTwice kills the resume or the rollback of rotations that were killed before
+// and after their commit, and of a verified one.
+func (b *base) killedTwice(t *testing.T, binary, then string, all []string) {
+	killed := 0
+	for _, kind := range []string{"rotate.preimages-complete-done", "rotate.commit", "rotate.commit-done", "rotate.place-bundle", "keyfile.renamed", "rotate.start-done", ""} {
+		first := 0
+		for i, name := range all {
+			if name == kind {
+				first = i + 1
+			}
+		}
+		if first == 0 && kind != "" {
+			t.Fatalf("there is no point %q", kind)
+		}
+		short := map[string][]string{"resume": {"rotate.commit", "rotate.place-bundle"}, "rollback": {"rotate.commit-done", ""}}[then]
+		if kind == "" && then == "resume" || !soak() && !slices.Contains(short, kind) {
+			continue
+		}
+		start := func() job {
+			j := b.world(t)
+			if kind == "" {
+				if _, err := j.do(); err != nil {
+					t.Fatal(err)
+				}
+			} else if !killAt(t, binary, j, first) {
+				t.Fatalf("point %d of %d was not reached", first, len(all))
+			}
+			j.Do = then
+			return j
+		}
+		second := points(t, binary, start())
+		for _, n := range spread(second, 4) {
+			j := start()
+			if !killAt(t, binary, j, n) {
+				t.Fatalf("point %d of %d of the %s was not reached", n, len(second), then)
+			}
+			killed++
+			where := fmt.Sprintf("killed at %q, its %s at point %d of %d (%s)", kind, then, n, len(second), second[n-1])
+			b.whole(t, j, where)
+			b.finish(t, j, then, where)
+			if t.Failed() {
+				return
+			}
+		}
+	}
+	t.Logf("%d times", killed)
+}
