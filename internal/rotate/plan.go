@@ -205,9 +205,11 @@ func MakePlan(ctx context.Context, cfg PlanConfig) (*Plan, error) {
 	if cfg.Choices.Executions == n8ndb.AllExecutions {
 		p.Executions = "all"
 	}
-	p.OldKey = cmp.Or(cfg.Old.Fingerprint, cfg.Old.Key.Fingerprint())
-	if !cfg.New.Key.IsZero() {
-		p.NewKey = cmp.Or(cfg.New.Fingerprint, cfg.New.Key.Fingerprint())
+	if p.OldKey = cfg.Old.Fingerprint; p.OldKey == "" {
+		p.OldKey = cfg.Old.Key.Fingerprint()
+	}
+	if p.NewKey = cfg.New.Fingerprint; p.NewKey == "" {
+		p.NewKey = cfg.New.Key.Fingerprint() // "" for the zero key
 	}
 	if version.Warning != "" {
 		p.warn("%s", version.Warning)
@@ -393,7 +395,7 @@ func (p *Plan) values(cfg PlanConfig) {
 			"or leave exactly these as they are with --quarantine: they stay unreadable",
 			"%s under no known key, %s row %q among them (%s)", opens(closed), first.Place, first.Row, first.Problem)
 	} else if closed > 0 {
-		p.warn("%s under no known key and stay as they are (--quarantine)", opens(closed))
+		p.warn("%s under no known key: left as it is (--quarantine)", opens(closed))
 		for _, s := range p.Failures {
 			if place, ok := n8ndb.Catalogued(s.Place); ok && place.Table == "deployment_key" {
 				p.warn("%s row %q is one of n8n's own keys and does not open: n8n may refuse to start, with either key", s.Place, s.Row)
@@ -405,7 +407,7 @@ func (p *Plan) values(cfg PlanConfig) {
 		name := u.Table + "." + u.Column
 		switch {
 		case u.Opened == 0:
-			p.warn("%s holds %s like n8n's ciphertext and open under no key: a look-alike, which stays as it is", name, looks(u.Values))
+			p.warn("%s holds %s like n8n's ciphertext, and no key opens it: left as it is", name, looks(u.Values))
 		case u.Accepted:
 			p.warn("%s holds %s under a known key and stays as it is (--accept-unlisted)", name, values(u.Opened))
 		default:

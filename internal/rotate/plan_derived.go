@@ -219,7 +219,7 @@ func obtain(d derivation, old Key) string {
 	switch path := shellQuote(old.Path); {
 	case old.Path == "":
 	case filepath.Base(old.Path) == "config" && strings.ContainsAny(text, `"\`):
-		read = "jq -rj .encryptionKey " + path
+		read = `node -e 'process.stdout.write(JSON.parse(require("fs").readFileSync(process.argv[1],"utf8")).encryptionKey)' ` + path
 	case filepath.Base(old.Path) == "config":
 		read = `sed -n 's/.*"encryptionKey": *"\([^"]*\)".*/\1/p' ` + path + ` | tr -d '\n'`
 	default:

@@ -238,7 +238,7 @@ func (p *Plan) leakEffects(version n8ndb.Version, say func(string, ...any)) {
 		say("every value is encrypted under a new data key, which the new instance key wraps")
 	}
 	if p.MFALogouts > 0 {
-		say("%s with a second factor have to log in again, whatever becomes of the other sessions", counted(p.MFALogouts, "user"))
+		say("%s to log in again, whatever becomes of the other sessions", usersHave(p.MFALogouts))
 	}
 	if n := p.Dependents.OAuthTokens; n > 0 {
 		say("clients of n8n's own OAuth server have to ask again for access (%s)", counted(n, "token"))
@@ -276,4 +276,11 @@ func (p *Plan) redisEffects(cfg PlanConfig, say func(string, ...any)) {
 	if backend != "memory" {
 		say("Redis holds a cache with secrets under the old key for up to an hour: delete the keys %s before n8n starts again; sessions are not in it", cache)
 	}
+}
+
+func usersHave(n int64) string {
+	if n == 1 {
+		return "1 user with a second factor has"
+	}
+	return fmt.Sprintf("%d users with a second factor have", n)
 }

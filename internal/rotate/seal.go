@@ -41,8 +41,8 @@ func (s *sealing) seal(p n8ndb.Place, v n8ndb.Secret, plaintext []byte) (string,
 		}
 		sealed, err := s.data.Encrypt(plaintext)
 		return sealed.String(), err == nil, err
-	case v.Format == n8ncrypt.Prefixed.String():
-		return "", false, nil // its key does not change
+	case v.Format == n8ncrypt.Prefixed.String() && !(s.leak && p.Encoding == n8ndb.V2):
+		return "", false, nil // its key does not change; after a leak it becomes CBC (n8n < 2.39)
 	case s.leak && p.Encoding == n8ndb.Pinned:
 		text, err := freshSecret(p.Key)
 		if err != nil {
