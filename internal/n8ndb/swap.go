@@ -132,20 +132,16 @@ func (s *Swapper) Attached(ctx context.Context, cfg HoldConfig) (Attached, error
 	s.write.SetMaxIdleConns(0)
 	defer s.pool.SetMaxIdleConns(1)
 	defer s.write.SetMaxIdleConns(1)
-	given := cfg.AssumeStopped
-	cfg.AssumeStopped = true // what could not be checked is said, and not decided here
 	h, err := Hold(ctx, s.path, cfg)
 	switch {
 	case problem.KindOf(err) == problem.Busy:
 		return Attached{By: []string{err.Error()}}, nil
+	case err != nil && strings.Contains(problem.HintOf(err), "--assume-stopped"):
+		return Attached{Unchecked: []string{err.Error()}}, nil
 	case err != nil:
 		return Attached{}, err
 	}
-	var a Attached
-	if !given {
-		a.Unchecked = h.Unchecked
-	}
-	return a, h.Release()
+	return Attached{}, h.Release()
 }
 
 func (s *Swapper) attachedPostgres(ctx context.Context) (a Attached, err error) {
