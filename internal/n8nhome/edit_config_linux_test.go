@@ -104,6 +104,11 @@ func TestMountPoint(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "cannot be changed: it is a mount point, and it cannot be written in place: read-only file system") {
 		t.Error(err)
 	}
+	found, err := FindKeyPlaces(KeyPlacesConfig{Key: c.New, Dir: target})
+	if err != nil || len(found.ByHand()) != 1 || len(found.Files()) != 0 || found.Places[0].Change != fmt.Sprintf("replace the key in %q by the new key", f.Name) ||
+		!strings.Contains(found.Places[0].Problem, "it is a mount point, and it cannot be written in place") {
+		t.Errorf("%+v, %v", found, err)
+	}
 	if _, err := f.Stage(KeyChange{Old: c.New, New: c.Old}); err == nil || !strings.Contains(err.Error(), "cannot be changed: it is a mount point") {
 		t.Error(err)
 	}
