@@ -48,6 +48,19 @@ func (c *Compose) String() string {
 	return fmt.Sprintf("services %s of docker compose file %q", quoted(c.Services), c.File)
 }
 
+// Deployment is the compose file, and the one that overrides it.
+func (c *Compose) Deployment(context.Context) (Deployment, error) {
+	return Deployment{Compose: c.files()}, nil
+}
+
+func (c *Compose) files() []string {
+	files := []string{c.File}
+	if over := override(c.File); over != "" {
+		files = append(files, over)
+	}
+	return files
+}
+
 // Logs is a command.
 func (c *Compose) Logs() string {
 	return fmt.Sprintf("docker compose -f %q logs --tail 50 %s", c.File, strings.Join(c.Services, " "))
@@ -229,11 +242,11 @@ func (c *Compose) findCommand(ctx context.Context) error {
 // compose runs a command of docker compose on the file. An outcome that is not
 // success is an error.
 func (c *Compose) compose(ctx context.Context, environ []string, args ...string) (outcome, error) {
-	files := []string{"-f", c.File}
-	if over := override(c.File); over != "" {
-		files = append(files, "-f", over)
+	var named []string
+	for _, file := range c.files() {
+		named = append(named, "-f", file)
 	}
-	return c.run(ctx, args[0], environ, c.command, append(files, args...)...)
+	return c.run(ctx, args[0], environ, c.command, append(named, args...)...)
 }
 
 // override is the file that docker compose adds to one of standard name.

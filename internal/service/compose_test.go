@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -83,7 +84,7 @@ func TestComposeRecreates(t *testing.T) {
 		// The old key in our environment would win over the new one in .env.
 		"docker compose -f DIR/compose.yaml -f DIR/compose.override.yaml up -d --no-deps n8n",
 	} {
-		if !contains(got, want) {
+		if !slices.Contains(got, want) {
 			t.Errorf("%q not in %q", want, got)
 		}
 	}
@@ -97,7 +98,7 @@ func TestComposeStandalone(t *testing.T) {
 	if err := open(t, o, quick()).Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if want := "docker-compose -f DIR/compose.yaml stop n8n"; !contains(calls(t, dir), want) {
+	if want := "docker-compose -f DIR/compose.yaml stop n8n"; !slices.Contains(calls(t, dir), want) {
 		t.Errorf("%q not in %q", want, calls(t, dir))
 	}
 	o.command = nil
@@ -144,7 +145,7 @@ services:
 			if diff := cmp.Diff(tt.want, o.Services); diff != "" {
 				t.Error(diff)
 			}
-			if want := "docker compose -f DIR/compose.yaml config --no-interpolate"; !contains(calls(t, dir), want) {
+			if want := "docker compose -f DIR/compose.yaml config --no-interpolate"; !slices.Contains(calls(t, dir), want) {
 				t.Errorf("%q not in %q", want, calls(t, dir))
 			}
 		})

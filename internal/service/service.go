@@ -120,6 +120,26 @@ func New(o Orchestrator, cfg Config) (*Service, error) {
 
 func (s *Service) String() string { return s.o.String() }
 
+// Deployment is what n8n is started from: the files in which its environment may be set.
+type Deployment struct {
+	Units   []string // unit files and drop-ins of systemd
+	Compose []string // docker compose files
+}
+
+// deployed is an orchestrator that knows its files.
+type deployed interface {
+	Deployment(ctx context.Context) (Deployment, error)
+}
+
+// Deployment asks the orchestrator for its files; there are none where it does not know
+// any.
+func (s *Service) Deployment(ctx context.Context) (Deployment, error) {
+	if d, ok := s.o.(deployed); ok {
+		return d.Deployment(ctx)
+	}
+	return Deployment{}, nil
+}
+
 // Unchecked are the things that this service cannot see, in words.
 func (s *Service) Unchecked(ctx context.Context) []string {
 	var list []string

@@ -110,24 +110,24 @@ func (s *Systemd) State(ctx context.Context) ([]Part, error) {
 	return parts, nil
 }
 
-// Files are the unit files and drop-ins of the units, in the order in which systemd
-// reads them.
-func (s *Systemd) Files(ctx context.Context) ([]string, error) {
+// Deployment are the unit files and drop-ins of the units, in the order in which
+// systemd reads them.
+func (s *Systemd) Deployment(ctx context.Context) (Deployment, error) {
 	if err := s.find(ctx); err != nil {
-		return nil, err
+		return Deployment{}, err
 	}
 	var files []string
 	for _, unit := range s.Units {
 		show, err := s.show(ctx, unit)
 		if err != nil {
-			return nil, err
+			return Deployment{}, err
 		}
 		if path := show["FragmentPath"]; path != "" {
 			files = append(files, path)
 		}
 		files = append(files, strings.Fields(show["DropInPaths"])...)
 	}
-	return files, nil
+	return Deployment{Units: files}, nil
 }
 
 // find settles which manager knows the units, and that it does.
