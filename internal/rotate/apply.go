@@ -24,19 +24,26 @@ func (e *engine) apply(ctx context.Context) (result, detail string, err error) {
 			return "", "", err
 		}
 	}
-	if !through {
-		if err := e.transact(ctx); err != nil {
-			return "", "", err
-		}
+	if through {
+		err = e.place()
+	} else {
+		err = e.transact(ctx)
 	}
-	// From here the database has the new values.
-	if err := e.placeBundles(filesName, e.j.Attempt); err != nil {
+	if err != nil {
 		return "", "", err
+	}
+	return Done, fmt.Sprintf("%d values", e.j.Values), nil
+}
+
+// place gives the files what was staged, when the database has the new values.
+func (e *engine) place() error {
+	if err := e.placeBundles(filesName, e.j.Attempt); err != nil {
+		return err
 	}
 	if err := e.applyKeys(); err != nil {
-		return "", "", err
+		return err
 	}
-	return Done, fmt.Sprintf("%d values", e.j.Values), e.to(Applied)
+	return e.to(Applied)
 }
 
 // others are the key set beside its first key.
@@ -111,8 +118,8 @@ func (e *engine) write(ctx context.Context) (*n8ndb.Writer, error) {
 	return w, nil
 }
 
-// transact is the transaction. Whatever error it returns, the database has its old
-// values, or the state is committing.
+// transact is the transaction, and what follows it. Whatever error it returns, the
+// database has its old values, or the state is committing.
 func (e *engine) transact(ctx context.Context) (err error) {
 	if e.j.State == Committing {
 		// The database has its old values: what was staged for that commit is void.
@@ -150,15 +157,22 @@ func (e *engine) transact(ctx context.Context) (err error) {
 	if err := e.to(Committing); err != nil {
 		return err
 	}
-	err = e.do("commit", "", func() error { return w.Commit(ctx) })
-	if err != nil && !errors.Is(err, n8ndb.ErrCommitUnknown) {
-		// The state on the disk stays committing, which is always safe.
+	// After an error the state stays committing, which is always safe.
+	if err := e.commit(ctx, w); err != nil {
+		return err
+	}
+	// The database is held until the files fit it, where that is possible.
+	return e.place()
+}
+
+func (e *engine) commit(ctx context.Context, w *n8ndb.Writer) error {
+	if err := e.do("commit", "", func() error { return w.Commit(ctx) }); err != nil {
 		return fmt.Errorf("committing: %w", err)
 	}
 	for _, text := range w.Warnings {
 		e.warn("%s", text)
 	}
-	return err
+	return nil
 }
 
 // forget removes what an earlier attempt has found.
@@ -324,10 +338,14 @@ func (e *engine) quarantine(before *proof) error {
 // opens now, and is the same.
 func (e *engine) prove(ctx context.Context, w *n8ndb.Writer, how *sealing, now *n8ndb.Keyset, before, after *proof) error {
 	var misplaced *n8ndb.Secret
+	ref := n8ndb.KeyInstance
+	if !how.data.IsZero() {
+		ref = how.data.ID
+	}
 	_, err := w.Census(ctx, n8ndb.CensusConfig{Keys: now, Receipt: e.cfg.Receipt, Executions: e.j.Choices.Executions,
 		Digest: after.digest,
 		Visit: func(s n8ndb.Secret) error {
-			if p, _ := n8ndb.Catalogued(s.Place); !how.data.IsZero() && s.Opens && p.Encoding == n8ndb.V2 && s.KeyRef != how.data.ID && misplaced == nil {
+			if p, _ := n8ndb.Catalogued(s.Place); how.leak && s.Opens && p.Encoding == n8ndb.V2 && s.KeyRef != ref && misplaced == nil {
 				misplaced = &s
 			}
 			return after.visit(s)
@@ -337,7 +355,7 @@ func (e *engine) prove(ctx context.Context, w *n8ndb.Writer, how *sealing, now *
 		return err
 	}
 	if misplaced != nil {
-		return problem.New(problem.CheckFailed, "a value of %s in row %q would not be under the new data key", misplaced.Place, misplaced.Row)
+		return problem.New(problem.CheckFailed, "a value of %s in row %q would still be under a key that was leaked", misplaced.Place, misplaced.Row)
 	}
 	if places := differ(before.sums(), after.sums()); len(places) > 0 {
 		return problem.New(problem.CheckFailed, "the new values of %s would not open to what the old ones are", joinPlaces(places))

@@ -15,6 +15,7 @@ import (
 	"github.com/n8keep/n8keep/internal/durable"
 	"github.com/n8keep/n8keep/internal/failpoint"
 	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
@@ -177,6 +178,9 @@ func (e *engine) create(ctx context.Context) error {
 		Format: JournalFormat, ID: cfg.ID, Instance: cfg.Instance, Database: cfg.Database, Reopen: cfg.Reopen,
 		State: Preparing, Started: cfg.Now().UTC(), Storage: cfg.Storage, Choices: cfg.Choices, Wrapped: wrapped,
 		Old: record(cfg.Old), New: record(cfg.New), dir: dir,
+	}
+	for _, f := range cfg.Files {
+		e.j.Files = append(e.j.Files, n8nhome.StagedFile{Form: f.Form, Path: f.Path()})
 	}
 	if cfg.Service != nil {
 		e.j.Service = cfg.Service.String()
@@ -474,13 +478,10 @@ func (e *engine) prepareSteps(ctx context.Context) error {
 		}
 	}
 	return e.step(ctx, StepStage, func() (string, string, error) {
-		e.j.Files = nil
-		for _, f := range e.cfg.Files {
-			staged, err := e.stageKey(f)
-			if err != nil {
+		for i := range e.j.Files {
+			if err := e.stageKey(i); err != nil {
 				return "", "", err
 			}
-			e.j.Files = append(e.j.Files, staged)
 		}
 		return Done, fmt.Sprintf("%d files", len(e.j.Files)), nil
 	})

@@ -125,6 +125,9 @@ func (j job) config() (Config, error) {
 	if j.Orphan {
 		cfg.Service = nil
 	}
+	if j.Do != "run" { // the journal has them
+		cfg.Files, cfg.Storage, cfg.Choices = nil, "", Choices{}
+	}
 	cfg.Read = func(ctx context.Context) (*n8ndb.DB, error) {
 		return n8ndb.OpenSQLite(ctx, n8ndb.SQLiteConfig{Path: cfg.Database})
 	}

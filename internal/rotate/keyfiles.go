@@ -13,24 +13,27 @@ func (e *engine) change(before []byte) n8nhome.KeyChange {
 	return n8nhome.KeyChange{Old: e.cfg.Old.Key, New: e.cfg.New.Key, Before: secret.NewBytes(before)}
 }
 
-func (e *engine) stageKey(f n8nhome.KeyFile) (staged n8nhome.StagedFile, err error) {
-	err = e.do("stage-key", f.Path(), func() error {
-		staged, err = f.Stage(e.change(nil))
+// stageKey stages one of the journal's key files.
+func (e *engine) stageKey(i int) error {
+	f := n8nhome.KeyFile{Form: e.j.Files[i].Form, Name: e.j.Files[i].Path}
+	return e.do("stage-key", f.Name, func() error {
+		staged, err := f.Stage(e.change(nil))
+		if err == nil {
+			e.j.Files[i] = staged
+		}
 		return err
 	})
-	return staged, err
 }
 
 // restageKeys stages the files again, as n8n has left them when it stopped, and writes
 // what is in them to the journal's files.
 func (e *engine) restageKeys(w *recordWriter) error {
-	for i, f := range e.j.Files {
-		staged, err := e.stageKey(n8nhome.KeyFile{Form: f.Form, Name: f.Path})
-		if err != nil {
+	for i := range e.j.Files {
+		if err := e.stageKey(i); err != nil {
 			return err
 		}
-		e.j.Files[i] = staged
-		if err := w.record(keyRecord, staged.Path, string(staged.Before().Reveal())); err != nil {
+		f := e.j.Files[i]
+		if err := w.record(keyRecord, f.Path, string(f.Before().Reveal())); err != nil {
 			return err
 		}
 	}

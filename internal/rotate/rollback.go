@@ -129,19 +129,27 @@ func (e *engine) undo(ctx context.Context) (result, detail string, err error) {
 			return "", "", err
 		}
 	}
-	if !through {
-		if err := e.transactBack(ctx); err != nil {
-			return "", "", err
-		}
+	if through {
+		err = e.placeBack()
+	} else {
+		err = e.transactBack(ctx)
 	}
-	if err := e.placeBundles(undoName, e.j.Undo); err != nil {
-		return "", "", err
-	}
-	if err := e.undoKeys(); err != nil {
+	if err != nil {
 		return "", "", err
 	}
 	u := e.j.Undone
-	return Done, fmt.Sprintf("%d restored, %d written since and encrypted with the old key", u.Restored, u.Rewritten), e.to(RollbackApplied)
+	return Done, fmt.Sprintf("%d restored, %d written since and encrypted with the old key", u.Restored, u.Rewritten), nil
+}
+
+// placeBack gives the files what they had, when the database has.
+func (e *engine) placeBack() error {
+	if err := e.placeBundles(undoName, e.j.Undo); err != nil {
+		return err
+	}
+	if err := e.undoKeys(); err != nil {
+		return err
+	}
+	return e.to(RollbackApplied)
 }
 
 // undone asks the database whether the rollback was committed: one transaction leaves
@@ -184,13 +192,10 @@ func (e *engine) transactBack(ctx context.Context) (err error) {
 	if err := e.to(RollbackCommitting); err != nil {
 		return err
 	}
-	if err := e.do("commit", "", func() error { return w.Commit(ctx) }); err != nil {
-		return fmt.Errorf("committing: %w", err)
+	if err := e.commit(ctx, w); err != nil {
+		return err
 	}
-	for _, text := range w.Warnings {
-		e.warn("%s", text)
-	}
-	return nil
+	return e.placeBack()
 }
 
 func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
