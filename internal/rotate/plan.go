@@ -51,18 +51,6 @@ type PlanConfig struct {
 	Progress func(table string, rows int64)
 }
 
-// KeySource is a place in which n8n's instance key is set.
-type KeySource struct {
-	Source string // "config", "N8N_ENCRYPTION_KEY", "compose file", ...
-	Where  string // path, or path and name in it; "" for a variable
-	// Key is what is set there, zero when it could not be read (a reference).
-	Key n8ncrypt.InstanceKey
-	// Changed says that the rotation writes the new key there.
-	Changed bool
-	// Do is what a person has to change, in one line, where it is not Changed.
-	Do string
-}
-
 // Plan is what a rotation would do. It holds no secret: its JSON is for whoever asked,
 // with names of credentials in it, and not for logs.
 type Plan struct {
@@ -125,15 +113,6 @@ type PlanPlace struct {
 type PlanUnlisted struct {
 	n8ndb.Unlisted
 	Accepted bool // by the user
-}
-
-// PlanSource is a [KeySource] without its key.
-type PlanSource struct {
-	Source string `json:"source"`
-	Where  string `json:"where,omitempty"`
-	Holds  string `json:"holds"` // "old", "new", "other", or "unknown"
-	By     string `json:"by"`    // "n8keep" or "user": who changes it
-	Do     string `json:"do,omitempty"`
 }
 
 // Refusal is a reason for which the plan must not be carried out.
@@ -264,7 +243,7 @@ type planFacts struct {
 	rows     []n8ndb.KeyRow
 	sizes    []n8ndb.ColumnSize
 	bundles  n8ndb.Bundles
-	bundled  int64 // bytes of bundle files that are not finished
+	bundled  int64 // bytes of the bundle files in scope
 	standby  bool
 	readOnly []string
 }
@@ -341,7 +320,14 @@ func (p *Plan) read(ctx context.Context, cfg PlanConfig, version n8ndb.Version) 
 	if f.bundles, err = cfg.DB.Bundles(ctx, cfg.Storage); err != nil {
 		return f, err
 	}
-	f.bundled = bundleBytes(cfg.Storage, f.bundles.Files)
+	if cfg.Storage == "" {
+		return f, nil
+	}
+	files, err := cfg.DB.BundleFiles(ctx, cfg.Storage, cfg.Choices.Executions)
+	if err != nil {
+		return f, err
+	}
+	p.Bundles, f.bundled = int64(len(files)), bundleBytes(cfg.Storage, files)
 	return f, nil
 }
 

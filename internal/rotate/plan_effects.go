@@ -90,10 +90,7 @@ func isDataKey(ref string) bool {
 func (p *Plan) bundles(cfg PlanConfig, f planFacts) {
 	e := p.Dependents.Executions
 	all := cfg.Choices.Executions == n8ndb.AllExecutions
-	p.Bundles = int64(len(f.bundles.Files))
-	if all {
-		p.Bundles += e.FinishedOnDisk
-	} else {
+	if !all {
 		p.LeftUnseen = e.FinishedOnDisk + e.FinishedElsewhere
 	}
 	switch elsewhere := e.UnfinishedElsewhere + e.FinishedElsewhere; {
@@ -108,7 +105,7 @@ func (p *Plan) bundles(cfg PlanConfig, f planFacts) {
 	}
 	switch missing := int64(len(f.bundles.Missing)); {
 	case missing == 0:
-	case cfg.Storage == "" || p.Bundles == 0:
+	case len(f.bundles.Files) == 0:
 		p.refuse("executions-missing", "name n8n's folder, in which \"storage\" is, with --n8n-dir DIR; or let them end, and try again",
 			"%s not finished and kept in files that are not found: resuming would fail", executionsAre(missing))
 	default:
@@ -146,46 +143,6 @@ func (p *Plan) room(cfg PlanConfig, f planFacts) {
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", (n+1<<20-1)>>20) }
-
-// sources refuses a start with the old key.
-func (p *Plan) sources(cfg PlanConfig) {
-	for _, s := range cfg.Sources {
-		out := PlanSource{Source: s.Source, Where: s.Where, Holds: "other", By: "user", Do: s.Do}
-		name := s.Source
-		if s.Where != "" {
-			name += fmt.Sprintf(" (%s)", s.Where)
-		}
-		switch {
-		case s.Key.IsZero():
-			out.Holds = "unknown"
-		case s.Key.Equal(cfg.Old.Key):
-			out.Holds = "old"
-		case s.Key.Equal(cfg.New.Key):
-			out.Holds = "new"
-		}
-		if s.Changed {
-			out.By, out.Do = "n8keep", ""
-		}
-		p.Sources = append(p.Sources, out)
-		switch {
-		case out.Holds == "other":
-			p.warn("%s holds a key that is neither the old nor the new one", name)
-		case out.Holds == "new" && !s.Changed:
-			p.warn("%s holds the new key already: do not start n8n with it before the rotation", name)
-		}
-		if out.By == "user" && out.Holds != "new" && !cfg.KeySetByUser {
-			hint := "give n8n the new key there when it is started: name the command that does with --start-command, or say --i-will-set-the-key"
-			if s.Do != "" {
-				hint += "\nthe change: " + s.Do
-			}
-			p.refuse("key-source", hint, "n8n's key is set in %s, which n8keep cannot change: n8n would start with the old one", name)
-		}
-	}
-	if len(cfg.Sources) == 0 && !cfg.KeySetByUser {
-		p.refuse("key-source-unknown", "name n8n's folder with --n8n-dir DIR\nor, if the key comes from elsewhere, the command that starts n8n with the new one (--start-command), or say --i-will-set-the-key",
-			"no place is known in which n8n's key is set: n8n would start with the old one")
-	}
-}
 
 // effects are the sentences about what a rotation means beyond the derived secrets.
 func (p *Plan) effects(cfg PlanConfig, version n8ndb.Version) {
