@@ -123,7 +123,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := state.Open(t.Context(), state.Config{Dir: dir})
-	if problem.KindOf(err) != problem.Usage || !strings.Contains(err.Error(), "was written by a newer n8keep (schema 99, this one knows 1)") || !strings.Contains(problem.HintOf(err), "--state-dir") {
+	if problem.KindOf(err) != problem.Usage || !strings.Contains(err.Error(), "was written by a newer n8keep (schema 99, this one knows 2)") || !strings.Contains(problem.HintOf(err), "--state-dir") {
 		t.Errorf("got %v (hint %q)", err, problem.HintOf(err))
 	}
 	if _, err := os.Stat(filepath.Join(dir, state.FileName)); err != nil {
