@@ -258,8 +258,14 @@ func (f *placeFinder) config() {
 	f.add(p)
 }
 
-// changeable decides who changes a key file.
+// changeable decides who changes a key file. One with a third key is nothing that a
+// rotation replaces: somebody has to know why it is there.
 func (f *placeFinder) changeable(p *KeyPlace, file KeyFile) {
+	if p.Holds == HoldsOther {
+		p.Problem = "it holds another key than the one to be replaced"
+		p.Change = fmt.Sprintf("replace the key in %q, which is not the one that is rotated, by %s", file.Name, f.newKey)
+		return
+	}
 	if err := file.Changeable(); err != nil {
 		p.Problem = err.Error()
 		if p.Holds != HoldsReplace {

@@ -60,7 +60,7 @@ func TestFindKeyPlaces(t *testing.T) {
 		{name: "config", dir: true, files: map[string]string{"n8n/config": `{"a":1,` + "\n" + `"encryptionKey":"OLD"}`},
 			want: []string{"config DIR/n8n/config:2 encryptionKey same can"}},
 		{name: "config with another key", dir: true, files: map[string]string{"n8n/config": `{"encryptionKey":"third-key-0123456"}`},
-			want: []string{"config DIR/n8n/config:1 encryptionKey other can"}},
+			want: []string{"config DIR/n8n/config:1 encryptionKey other hand"}},
 		{name: "config with the new key", dir: true, files: map[string]string{"n8n/config": `{"encryptionKey":"NEW"}`},
 			want: []string{"config DIR/n8n/config:1 encryptionKey new can"}},
 		{name: "config that cannot be edited", dir: true, files: map[string]string{"n8n/config": `{"encryptionKey":"OLD","encryptionKey":"OLD"}`},
