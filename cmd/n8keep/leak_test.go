@@ -35,6 +35,10 @@ func TestPlantedSecrets(t *testing.T) {
 		"token":        "lab-slack-bot-token",
 		"identity":     strings.TrimSpace(string(identity)),
 	}
+	newKey, newerKey := filepath.Join(l.dir, "newkey"), filepath.Join(l.dir, "newerkey")
+	planted["new key"], planted["newer key"] = "5b1d7c0e9f3a48266e0d84b1c7f2935ad06b3e91f8427c5d1ea960b73f48d2c5", "e8c05a7f1b93d64c20f7a158e3b94d6207c1f85ab39e64d0721fc8a5b04e93d6"
+	write(t, newKey, planted["new key"])
+	write(t, newerKey, planted["newer key"])
 	watch := watchProcesses(planted)
 	var out bytes.Buffer
 	run := func(args ...string) {
@@ -86,6 +90,7 @@ func TestPlantedSecrets(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(l.dir, ".n8keep-tmp-*")); !killed || err != nil || len(left) != 1 {
 		t.Errorf("an export that is killed before its file has a name leaves %q: what it had written is not looked at (%v)", left, err)
 	}
+	l.plantRotations(planted, run)
 	seen := watch()
 
 	for name, secret := range planted {
@@ -97,7 +102,17 @@ func TestPlantedSecrets(t *testing.T) {
 	}
 	// What stays: n8n's own folder, the key files and the identity are where
 	// secrets belong; so is the config of the restored n8n.
-	allowed := map[string]bool{l.identity: true, l.key: true, wrong: true, compose: true, quoted: true, filepath.Join(l.n8n, "config"): true, filepath.Join(restored, "config"): true}
+	allowed := map[string]bool{l.identity: true, l.key: true, wrong: true, compose: true, quoted: true, filepath.Join(l.n8n, "config"): true, filepath.Join(restored, "config"): true, newKey: true, newerKey: true}
+	staged, err := filepath.Glob(filepath.Join(l.n8n, ".n8keep-tmp-rotated-*"))
+	if err != nil || len(staged) != 1 {
+		t.Errorf("a rotation that is killed before its commit leaves %q beside n8n's config: %v", staged, err)
+	}
+	for _, path := range staged {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("the config with the new key: %v %v", info, err)
+		}
+		allowed[path] = true
+	}
 	files := 0
 	err = filepath.WalkDir(l.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || allowed[path] {
@@ -135,6 +150,72 @@ func TestPlantedSecrets(t *testing.T) {
 
 func (l *lab) exportCredentials(out string, extra ...string) []string {
 	return append([]string{"export", "--credentials", "--recipient", l.recip, "--out", filepath.Join(l.dir, out), "--n8n-dir", l.n8n}, extra...)
+}
+
+// plantRotations runs what replaces keys: a rotation there and back and there again,
+// with commands that tell what they got, data keys, re-encryption; and a last one that
+// is killed in the middle, so that what it leaves is looked at, too.
+func (l *lab) plantRotations(planted map[string]string, run func(...string)) {
+	t := l.t
+	t.Helper()
+	told := filepath.Join(l.dir, "told")
+	tell := "env >> " + told + "; tr '\\0' ' ' < /proc/$$/cmdline >> " + told + "; tr '\\0' ' ' < /proc/$PPID/cmdline >> " + told + "; tr '\\0' ' ' < /proc/$PPID/environ >> " + told
+	to := func(file string, extra ...string) []string {
+		return append([]string{"rotate", "instance", "--n8n-dir", l.n8n, "--instance", "lab", "--new-key-file", filepath.Join(l.dir, file), "--recipient", l.recip, "--identity", l.identity,
+			"--target", l.target, "--stop-command", tell, "--start-command", tell}, extra...)
+	}
+	rotation := func() string {
+		t.Helper()
+		names, err := filepath.Glob(filepath.Join(l.dir, "home/.local/state/n8keep/rotations/*/journal.json"))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("no rotation: %v", err)
+		}
+		return filepath.Base(filepath.Dir(names[len(names)-1]))
+	}
+	wrong := filepath.Join(l.dir, "wrong")
+	for _, args := range [][]string{
+		to("newkey", "--dry-run", "--json", "--after-leak"), to("newkey"), to("key", "--yes"), to("newkey", "--key-file", wrong, "--yes"),
+		to("newkey", "--recipient", planted["identity"], "--yes"), to("newkey", "--yes"),
+	} {
+		run(args...)
+	}
+	id := rotation()
+	for _, args := range [][]string{
+		{"rotate", "status", "--json"}, {"rotate", "status", id}, {"rotate", "rollback", id, "--key-file", wrong, "--yes"}, {"rotate", "rollback", id, "--yes", "--json"},
+		to("newkey", "--yes", "--json", "--executions", "all"),
+	} {
+		run(args...)
+	}
+	id = rotation()
+	for _, args := range [][]string{
+		{"rotate", "resume", id, "--yes"}, {"rotate", "finalise", id, "--identity", l.identity, "--yes", "--json"}, {"census", "--n8n-dir", l.n8n},
+		{"data-key", "list", "--n8n-dir", l.n8n, "--json"}, {"data-key", "list", "--n8n-dir", l.n8n, "--key-file", wrong}, {"data-key", "rotate", "--n8n-dir", l.n8n, "--yes"},
+		{"data-key", "rotate", "--n8n-dir", l.n8n, "--n8n-url", "http://127.0.0.1:1", "--session-file", l.key, "--yes"},
+		{"reencrypt", "--n8n-dir", l.n8n, "--to", "active", "--key-rotation-flag", "on", "--dry-run"}, {"reencrypt", "--n8n-dir", l.n8n, "--to", "active", "--key-rotation-flag", "on", "--yes"},
+		{"data-key", "retire", "zMhTolQAVifoGM0K", "--n8n-dir", l.n8n, "--yes"}, {"reencrypt", "--n8n-dir", l.n8n, "--to", "legacy", "--key-rotation-flag", "off", "--yes", "--json"},
+	} {
+		run(args...)
+	}
+	if doc := new(api.Census); true {
+		l.must(doc, "census", "--n8n-dir", l.n8n, "--key-file", filepath.Join(l.dir, "newkey"), "--json")
+		if doc.Totals.Opened < 30 {
+			t.Fatalf("not rotated: %+v", doc.Totals)
+		}
+	}
+	if b, err := os.ReadFile(told); err != nil || bytes.Count(b, []byte("PATH=")) < 8 {
+		t.Errorf("the commands told %d bytes: %v", len(b), err)
+	}
+	points := l.points(to("newerkey", "--yes")...)
+	run("rotate", "rollback", rotation(), "--yes")
+	for i, point := range points {
+		if strings.HasSuffix(point, " rotate.commit") {
+			if r := l.run(fmt.Sprintf("kill:%d", i+1), to("newerkey", "--yes")...); r.code != -1 {
+				t.Errorf("not killed at %s: %+v", point, r)
+			}
+			return
+		}
+	}
+	t.Errorf("a rotation passes no point before its commit: %q", points)
 }
 
 func forms(s string) []string {
