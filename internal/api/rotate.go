@@ -69,11 +69,12 @@ type Derived struct {
 
 // KeyPlace is where n8n's instance key is set.
 type KeyPlace struct {
-	Source string `json:"source"`
-	Where  string `json:"where"`
-	Holds  string `json:"holds"` // old, new, other, unknown
-	By     string `json:"by"`    // n8keep, user: who changes it
-	Do     string `json:"do,omitempty"`
+	Source  string `json:"source"`
+	Where   string `json:"where"`
+	Holds   string `json:"holds"` // old, new, other, unknown
+	By      string `json:"by"`    // n8keep, user, nobody: who changes it
+	Do      string `json:"do,omitempty"`
+	Ignored string `json:"ignored,omitempty"` // why n8n does not take its key from there
 }
 
 // Exposed is a secret that somebody could read who had the database and the old

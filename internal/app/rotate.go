@@ -153,7 +153,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	}
 	done = resultDoc(res)
 	done.Plan, done.Exposed, done.LeftBehind = plan, plan.Exposed, plan.LeftBehind
-	done.Do = append(done.Do, made.afterwards...)
+	done.Do = slices.Concat(made.before, done.Do, made.afterwards)
 	done.Warnings = append(slices.Clone(plan.Warnings), done.Warnings...)
 	counts["changed"], counts["quarantined"] = done.Values, done.Quarantine
 	if o.Finalise && (err == nil || problem.KindOf(err) == problem.Partial) {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/audit"
 	"github.com/n8keep/n8keep/internal/n8nhome"
-	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/reencrypt"
 	"github.com/n8keep/n8keep/internal/rotate"
 )
@@ -20,8 +20,9 @@ type plannedRotation struct {
 	doc     *api.RotationPlan
 	refused error
 	files   []n8nhome.KeyFile // that get the new key, n8n's config last
-	// afterwards is what is left to a person once the rotation is through.
-	afterwards []string
+	// before and afterwards are left to a person: before n8n starts with the new key,
+	// and once the rotation is through.
+	before, afterwards []string
 }
 
 // rotationPlan reads everything and changes nothing.
@@ -37,8 +38,8 @@ func (a *App) rotationPlan(ctx context.Context, r *rotating, choices rotate.Choi
 		return nil, err
 	}
 	made := &plannedRotation{}
-	var sources []rotate.KeySource
-	if sources, made.files, made.afterwards, err = a.keySources(r, version.N8N); err != nil {
+	sources, warnings, err := a.keySources(ctx, r, version.N8N, made)
+	if err != nil {
 		return nil, err
 	}
 	cfg := rotate.PlanConfig{Instance: in.name, Database: in.place(), DB: db, Receipt: receipt, Old: engineKey(r.old), New: engineKey(r.new), Others: r.others,
@@ -58,6 +59,7 @@ func (a *App) rotationPlan(ctx context.Context, r *rotating, choices rotate.Choi
 		return nil, err
 	}
 	made.doc, made.refused = planDoc(p, r), explainWrongKey(p.Refused(), r.old)
+	made.doc.Warnings = append(made.doc.Warnings, warnings...)
 	return made, nil
 }
 
@@ -81,7 +83,7 @@ func planDoc(p *rotate.Plan, r *rotating) *api.RotationPlan {
 		doc.Derived = append(doc.Derived, api.Derived{Secret: d.Secret, How: d.How, Variable: d.Variable, Obtain: d.Obtain, Effect: d.Effect})
 	}
 	for _, s := range p.Sources {
-		doc.KeyPlaces = append(doc.KeyPlaces, api.KeyPlace{Source: s.Source, Where: s.Where, Holds: s.Holds, By: s.By, Do: s.Do})
+		doc.KeyPlaces = append(doc.KeyPlaces, api.KeyPlace{Source: s.Source, Where: s.Where, Holds: s.Holds, By: s.By, Do: s.Do, Ignored: s.Ignored})
 	}
 	for _, e := range p.Refusals {
 		doc.Refusals = append(doc.Refusals, api.Refusal{Code: e.Code, Message: e.Message, Hint: e.Hint})
@@ -121,47 +123,49 @@ func exposedDoc(e rotate.Exposed) api.Exposed {
 
 // keySources finds the places in which n8n's key is set, as far as they can be seen
 // from here, the files that the rotation changes, and what is left to a person
-// afterwards.
-func (a *App) keySources(r *rotating, version string) (sources []rotate.KeySource, files []n8nhome.KeyFile, afterwards []string, err error) {
+// afterwards. Where docker compose hands the key over, containers are made anew.
+func (a *App) keySources(ctx context.Context, r *rotating, version string, made *plannedRotation) ([]rotate.KeySource, []string, error) {
 	in := r.in
-	found, err := n8nhome.ResolveKey(n8nhome.KeySources{Env: a.Env, Dir: in.dir, N8NVersion: version})
-	if err != nil && problem.KindOf(err) != problem.NotFound {
-		return nil, nil, nil, err
-	}
-	all := []n8nhome.Other{}
-	if err == nil {
-		all = append(all, n8nhome.Other{Source: found.Winner, Key: found.Key})
-	}
-	var last []n8nhome.KeyFile
-	for _, o := range append(all, found.Others...) {
-		s := rotate.KeySource{Source: o.Source.Name, Where: o.Source.Where, Key: o.Key}
-		var file n8nhome.KeyFile
-		switch o.Source.Name {
-		case n8nhome.FromConfig:
-			file = n8nhome.ConfigKeyFile(filepath.Dir(o.Source.Where))
-		case n8nhome.FromEnvFile:
-			file = n8nhome.PlainKeyFile(o.Source.Where)
-		default:
-			s.Do = "give n8n's processes the new key in " + o.Source.Name
-		}
-		if file.Name != "" {
-			if why := file.Changeable(); why != nil {
-				s.Do = "write the new key into it: " + why.Error()
-			} else {
-				s.Changed = true
-				if file.Form == n8nhome.ConfigForm {
-					last = append(last, file)
-				} else {
-					files = append(files, file)
-				}
+	cfg := n8nhome.KeyPlacesConfig{Key: r.old.key, New: r.new.key, NewKeyFile: r.new.source.Where, Env: a.Env, Dir: in.dir, N8NVersion: version}
+	var warnings []string
+	if r.service != nil {
+		d, err := r.service.Deployment(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, nil, err
 			}
+			warnings = append(warnings, "whether the key is set where n8n is started is not known: "+err.Error())
 		}
-		sources = append(sources, s)
+		cfg.ComposeFiles, cfg.UnitFiles = d.Compose, d.Units
 	}
-	files = append(files, last...)
-	if in.conf.Key.IsZero() {
-		return sources, files, nil, nil
+	for _, path := range in.conf.DeploymentFiles {
+		base := filepath.Base(path)
+		compose := strings.HasPrefix(base, "compose.") || strings.HasPrefix(base, "docker-compose.")
+		switch {
+		case compose && r.spec.Compose == "":
+			cfg.ComposeFiles = append(cfg.ComposeFiles, path)
+		case strings.HasPrefix(base, ".env") || strings.HasSuffix(base, ".env"):
+			cfg.EnvFiles = append(cfg.EnvFiles, path)
+		}
 	}
-	own := "n8keep.yaml names the old key for " + in.name + " (" + in.conf.Key.String() + "): let it name the new one"
-	return sources, files, []string{own}, nil
+	places, err := n8nhome.FindKeyPlaces(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.spec.Compose != "" && places.Recreate() && !r.spec.ComposeRecreate {
+		r.spec.ComposeRecreate = true
+		if err := a.serve(r); err != nil {
+			return nil, nil, err
+		}
+	}
+	made.files = places.Files()
+	if !in.conf.Key.IsZero() {
+		made.afterwards = append(made.afterwards, "n8keep.yaml names the old key for "+in.name+" ("+in.conf.Key.String()+"): let it name the new one")
+	}
+	if r.keySetByUser {
+		for _, p := range places.ByHand() {
+			made.before = append(made.before, p.Change)
+		}
+	}
+	return rotate.KeySourcesOf(places), append(warnings, places.Warnings...), nil
 }

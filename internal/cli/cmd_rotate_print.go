@@ -54,8 +54,11 @@ func (c *commands) printRotationPlan(p *api.RotationPlan) {
 	}
 	for _, k := range p.KeyPlaces {
 		what := "n8keep changes it"
-		if k.By != "n8keep" {
+		switch k.By {
+		case "user":
 			what = "you change it: " + k.Do
+		case "nobody":
+			what = "it stays: " + k.Ignored
 		}
 		c.term.KeyValues("  "+strings.TrimSpace(k.Source+" "+k.Where), what)
 	}
