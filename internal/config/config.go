@@ -114,7 +114,7 @@ type Instance struct {
 	ComposeFile string `yaml:"compose_file" flag:"compose" kind:"path" example:"/srv/n8n/compose.yaml"`
 
 	// ComposeServices are the services of compose_file that are stopped and started.
-	// Optional: by default all of them.
+	// Optional: by default those that run an image of n8n.
 	ComposeServices []string `yaml:"compose_services" flag:"compose-service" kind:"unit" example:"n8n"`
 
 	// BinaryData says whether files of executions that n8n keeps in its folder go
