@@ -141,7 +141,7 @@ type finder struct {
 func (f *finder) add(c Candidate) bool {
 	for _, o := range f.result.Candidates {
 		// n8n's own config may be named, too.
-		same := o.Candidate.String() == c.String() || c.File != "" && o.Candidate.File == c.File && o.Candidate.Name == c.Name
+		same := o.Candidate.String() == c.String() || c.File != "" && o.Candidate.File == c.File && o.Candidate.Name == c.Name && (o.Candidate.Line == 0 || c.Line == 0)
 		if same && o.Candidate.Text.Reveal() == c.Text.Reveal() {
 			return false
 		}

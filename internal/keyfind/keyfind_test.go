@@ -76,12 +76,12 @@ func TestFixtures(t *testing.T) {
 			if len(r.Candidates[0].Found) != 0 || len(r.Candidates[1].Found) != 1 || r.Encrypted == 0 {
 				t.Errorf("%d values, %+v", r.Encrypted, r.Candidates)
 			}
-			r = find(t, db, candidates("wrong-one", `"`+strings.ToUpper(hex.EncodeToString([]byte(right)))+`"`))
-			if got := said(r); got != "instance_key 2+without the quotes around it+decoded from hex all;" {
+			r = find(t, db, candidates(`"`+strings.ToUpper(hex.EncodeToString([]byte(right)))+`"`))
+			if got := said(r); got != "instance_key 1+without the quotes around it+decoded from hex all;" {
 				t.Errorf("in quotes and hex: %s", got)
 			}
-			r = find(t, db, candidates("wrong-one", "0123456789abcdef"))
-			if len(r.Found) != 0 || r.Closed != r.Encrypted || r.Closed == 0 || r.Tried < 500 || r.Instance() != nil {
+			r = find(t, db, candidates("wrong-one"))
+			if len(r.Found) != 0 || r.Closed != r.Encrypted || r.Closed == 0 || r.Tried < 300 || r.Instance() != nil {
 				t.Errorf("wrong ones: %s of %d, %d tried", said(r), r.Encrypted, r.Tried)
 			}
 		})
