@@ -54,22 +54,6 @@ func (f KeyFile) Path() string {
 	return path
 }
 
-// InPlace reports whether the file has to be written in place, because a rename over
-// it is impossible (a mount point, a folder that cannot be written) or would change
-// its owner.
-func (f KeyFile) InPlace() bool { return inPlace(f.Path()) != "" }
-
-// Edit is content with the key in it replaced and every other byte as it is. The
-// result is read again before it is returned; content that n8n could not read, or
-// that has two keys, is Usage.
-func (f KeyFile) Edit(content []byte, key n8ncrypt.InstanceKey) ([]byte, error) {
-	t, err := f.parse(content)
-	if err != nil {
-		return nil, err
-	}
-	return f.edit(t, key)
-}
-
 // Changeable says why the user that runs n8keep cannot change the file; nil if it can.
 func (f KeyFile) Changeable() error {
 	s := StagedFile{Form: f.Form, Path: f.Path()}

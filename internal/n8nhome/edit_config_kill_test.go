@@ -127,7 +127,7 @@ func TestKeyFilesKilled(t *testing.T) {
 				}
 				return j
 			}
-			after, err := KeyFile{tt.form, "f"}.Edit([]byte(tt.before), instanceKey(t, tt.newKey))
+			after, err := edited(KeyFile{tt.form, "f"}, []byte(tt.before), instanceKey(t, tt.newKey))
 			if err != nil {
 				t.Fatal(err)
 			}

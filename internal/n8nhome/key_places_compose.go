@@ -75,10 +75,7 @@ func (f *placeFinder) compose(name string) error {
 	}
 	c.report()
 	for _, ref := range c.envFiles {
-		err := f.envFile(f.abs(c.dir, ref.path), f.byHand(recreated))
-		if err != nil && !(ref.optional && errors.Is(err, fs.ErrNotExist)) {
-			f.warn("line %d of %q: %v", ref.line, c.path, err)
-		}
+		f.referredEnvFile(f.abs(c.dir, ref.path), fmt.Sprintf("line %d of %q", ref.line, c.path), ref.optional, f.byHand(recreated))
 	}
 	for _, path := range c.more {
 		if err := f.compose(f.abs(c.dir, path)); err != nil {

@@ -1,7 +1,9 @@
 package n8nhome
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -116,6 +118,23 @@ func (f *placeFinder) envFile(path string, change func(KeyPlace) string) error {
 		}
 	}
 	return nil
+}
+
+// referredEnvFile looks at an env file that another file names in a line. One that is
+// there and cannot be read is a place about which nothing is known, since n8n may well
+// have its key from it.
+func (f *placeFinder) referredEnvFile(path, where string, optional bool, change func(KeyPlace) string) {
+	err := f.envFile(path, change)
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist):
+		if !optional {
+			f.warn("%s: %v", where, err)
+		}
+	default:
+		f.add(KeyPlace{Kind: InEnvFile, Path: path, Name: FromEnv, Holds: HoldsUnknown, Problem: err.Error(),
+			Change: fmt.Sprintf("look whether %q, which %s names, sets %s, and let it be %s", path, where, FromEnv, f.newKey)})
+	}
 }
 
 // value fills in a place with a value of its own, or one that refers to a variable.

@@ -106,6 +106,9 @@ func TestFindKeyPlaces(t *testing.T) {
 			"e1.env":      "N8N_ENCRYPTION_KEY=OLD", "e2.env": "X=OLD"},
 			want:     []string{"env-file DIR/e1.env:1 N8N_ENCRYPTION_KEY same hand", "env-file DIR/e2.env:1 the key same ignored=nothing is known that takes it from there"},
 			warnings: []string{`line 3 of "DIR/n8n.service" names "DIR/gone", which does not exist`, `line 5 of "DIR/n8n.service": EnvironmentFile=%h/x has a specifier of systemd in it and was not followed`}},
+		{name: "files that cannot be read", units: []string{"n8n.service"}, compose: []string{"compose.yaml"}, files: map[string]string{
+			"n8n.service": "[Service]\nEnvironmentFile=DIR/folder\n", "compose.yaml": "services: {n8n: {env_file: other}}", "folder/x": "", "other/x": ""},
+			want: []string{"env-file DIR/folder N8N_ENCRYPTION_KEY unknown hand", "env-file DIR/other N8N_ENCRYPTION_KEY unknown hand recreate"}},
 		{name: "unit with credentials", units: []string{"n8n.service"}, files: map[string]string{
 			"n8n.service": "[Service]\nLoadCredential=key:DIR/key\nEnvironment=N8N_ENCRYPTION_KEY_FILE=%d/key\nSetCredential=x:OLD\nSetCredential=y:unknown\n", "key": "OLD\n"},
 			want: []string{`key-file DIR/key N8N_ENCRYPTION_KEY_FILE same in=line 3 of "DIR/n8n.service" can`, "systemd-unit DIR/n8n.service:4 credential x same in=SetCredential= hand"}},

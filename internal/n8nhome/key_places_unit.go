@@ -1,9 +1,7 @@
 package n8nhome
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -274,10 +272,7 @@ func (u *unitReader) environmentFile(path string, d directive) {
 		return
 	}
 	for _, file := range files {
-		err := u.envFile(file, u.byHand("let n8n be started again"))
-		if err != nil && !(optional && errors.Is(err, fs.ErrNotExist)) {
-			u.warn("%v", err)
-		}
+		u.referredEnvFile(file, where, optional, u.byHand("let n8n be started again"))
 	}
 }
 
