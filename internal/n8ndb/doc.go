@@ -12,7 +12,12 @@
 // out, a [RowSweeper] looks at rows while they are dumped, and a [Scratch] makes of a
 // dump's rows what a census needs, so that a backup is verified without a server.
 //
-// A database is opened for reading only. On SQLite nothing is written but what
+// Two types write. A [Writer] is one transaction with n8n stopped, for a new instance
+// key. A [Swapper] changes columns beside a running n8n by compare and swap: what n8n
+// saves at the same time wins. Neither deletes a row, or commits what it has not read
+// back and opened.
+//
+// Everything else opens for reading only. On SQLite nothing is written but what
 // reading a WAL needs, which is removed when it is closed; on PostgreSQL a census
 // is one read-only REPEATABLE READ transaction that takes no lock beyond ACCESS
 // SHARE. A running n8n is not slowed: with a rollback journal (n8n 1.x), where a

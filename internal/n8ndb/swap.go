@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"time"
@@ -125,7 +126,21 @@ func (s *Swapper) Attached(ctx context.Context, cfg HoldConfig) (Attached, error
 		if cfg.AssumeStopped { // every session counts as n8n's, which only a person can contradict
 			return Attached{}, nil
 		}
-		return s.attachedPostgres(ctx)
+		if cfg.HTTP == nil {
+			cfg.HTTP = &http.Client{Timeout: 2 * time.Second}
+		}
+		// An idle n8n may have no session for a while: its health URL tells more.
+		h := Held{cfg: cfg}
+		unchecked, err := h.askHealth(ctx)
+		switch {
+		case problem.KindOf(err) == problem.Busy:
+			return Attached{By: []string{err.Error()}}, nil
+		case err != nil:
+			return Attached{}, err
+		}
+		a, err := s.attachedPostgres(ctx)
+		a.Unchecked = unchecked
+		return a, err
 	}
 	// Our own connections hold locks, too.
 	s.pool.SetMaxIdleConns(0)
@@ -164,25 +179,34 @@ type swapTx struct {
 }
 
 // inWrite runs do in a transaction and commits it. On SQLite it holds the write lock
-// from its beginning; another writer is waited for, in steps, until it is done.
+// from its beginning; somebody who holds another lock is waited for, in steps, and do is
+// run again.
 func (s *Swapper) inWrite(ctx context.Context, do func(*swapTx) error) error {
 	until := time.Now().Add(s.patience)
 	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		tx, err := s.write.BeginTx(ctx, nil)
-		if err != nil {
-			if s.engine == SQLite && sqliteBusy(err) && ctx.Err() == nil && time.Now().Before(until) {
-				if err := pause(ctx, wait); err != nil {
-					return err
-				}
-				continue
-			}
+		err := s.tryWrite(ctx, do)
+		if s.engine != SQLite || !sqliteBusy(err) || ctx.Err() != nil || time.Now().After(until) {
 			return s.explainWrite(ctx, err)
 		}
-		if err := do(&swapTx{s, tx}); err != nil {
-			return errors.Join(s.explainWrite(ctx, err), rollback(tx))
+		if err := pause(ctx, wait); err != nil {
+			return err
 		}
-		return s.explainWrite(ctx, tx.Commit())
 	}
+}
+
+func (s *Swapper) tryWrite(ctx context.Context, do func(*swapTx) error) error {
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := do(&swapTx{s, tx}); err != nil {
+		return errors.Join(err, rollback(tx))
+	}
+	err = tx.Commit()
+	if err != nil && s.engine == SQLite { // a commit that was refused leaves its transaction open
+		_, _ = s.write.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
+	}
+	return err
 }
 
 func rollback(tx *sql.Tx) error {

@@ -2,6 +2,8 @@ package n8ndb
 
 import (
 	"context"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -19,12 +21,25 @@ func TestAttachedSQLite(t *testing.T) {
 	if _, err := s.Version(ctx); err != nil {
 		t.Fatal(err)
 	}
-	h := snapStart(t, "idle", path)
+	other := exec.Command("sleep", "600")
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Stdin = f
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Process.Kill()
+	f.Close()
 	a, err := s.Attached(ctx, HoldConfig{})
-	if err != nil || len(a.By) != 1 || !strings.Contains(a.By[0], "process") {
+	if err != nil || len(a.By) != 1 || !strings.Contains(a.By[0], "is in use by process") || !strings.Contains(a.By[0], "(sleep)") {
 		t.Errorf("%v: %+v", err, a)
 	}
-	h.stop()
+	if err := other.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	other.Wait()
 	if a, err = s.Attached(ctx, HoldConfig{}); err != nil || len(a.By) != 0 {
 		t.Errorf("%v: %+v", err, a)
 	}

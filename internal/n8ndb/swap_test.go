@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -303,5 +305,57 @@ func TestSwapNeedsTheRight(t *testing.T) {
 	_, err = s.Pass(context.Background(), passConfig(t, s, f, activeID(f)))
 	if problem.KindOf(err) != problem.Unreachable || !strings.Contains(problem.HintOf(err), "grant this user UPDATE on n8n's tables") {
 		t.Errorf("%v; hint %q", err, problem.HintOf(err))
+	}
+}
+
+// TestPassOnARollbackJournal: a reader holds up the commit, which is tried again.
+func TestPassOnARollbackJournal(t *testing.T) {
+	f := n8ndbtest.Load(t, "2.41.1-sqlite")
+	location := f.Copy(t)
+	f.Exec(t, location, `PRAGMA journal_mode = delete`)
+	s := openSwapper(t, f, location)
+	cfg := passConfig(t, s, f, activeID(f))
+	reader, err := rawDB(t, f, location).Query(`SELECT name FROM migrations`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	reader.Next()
+	ended := make(chan n8ndb.Passed)
+	go func() {
+		done, err := s.Pass(context.Background(), cfg)
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- done
+	}()
+	select {
+	case done := <-ended:
+		t.Errorf("it did not wait: %+v", done)
+	case <-time.After(500 * time.Millisecond):
+	}
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if done := <-ended; done.Lost != 0 || done.ByPlace["credentials_entity.data"] != int64(len(f.Credentials)) {
+		t.Errorf("%+v", done)
+	}
+	if a, err := s.Attached(context.Background(), n8ndb.HoldConfig{HealthURL: "x"}); problem.KindOf(err) != problem.Usage {
+		t.Errorf("%v %+v", err, a)
+	}
+}
+
+// TestAttachedByHealth: n8n on PostgreSQL may have no session for a while.
+func TestAttachedByHealth(t *testing.T) {
+	f := n8ndbtest.Load(t, "2.41.1-postgres")
+	s := openSwapper(t, f, f.Copy(t))
+	n8n := httptest.NewServer(http.NotFoundHandler())
+	a, err := s.Attached(context.Background(), n8ndb.HoldConfig{HealthURL: n8n.URL})
+	if err != nil || len(a.By) != 1 || !strings.Contains(a.By[0], "n8n answers at http://127.0.0.1") {
+		t.Errorf("%v %+v", err, a)
+	}
+	n8n.Close()
+	if a, err = s.Attached(context.Background(), n8ndb.HoldConfig{HealthURL: n8n.URL}); err != nil || len(a.By)+len(a.Unchecked) != 0 {
+		t.Errorf("%v %+v", err, a)
 	}
 }

@@ -149,7 +149,7 @@ func (cfg *Config) resolve(rows []n8ndb.DataKeyRow, keys *n8ndb.Keyset) (string,
 		return refuse("key-does-not-open", problem.WrongKey, "n8keep key find says which key does",
 			"the instance key does not open the data key %q", found.ID)
 	}
-	if at, ok := cfg.Retired[found.ID]; ok {
+	if at, ok := cfg.Retired[found.ID]; ok && !cfg.To.Active() {
 		return refuse("retired", problem.Usage, "--to active", "the data key %q was retired on %s", found.ID, at.UTC().Format(time.DateOnly))
 	}
 	return found.ID, nil
