@@ -423,10 +423,8 @@ func (e *engine) removeFile(name string) error {
 // discard removes everything that was staged.
 func (e *engine) discard() error { return errors.Join(e.discardBundles(), e.discardKeys()) }
 
-// removeSecrets destroys what can undo a rotation: the journal key with the next
-// writing of the journal, the pre-images now.
-func (e *engine) removeSecrets() error {
-	e.j.Wrapped = nil
+// removeFiles removes the pre-images.
+func (e *engine) removeFiles() error {
 	for _, name := range []string{rowsName, filesName, undoName} {
 		if err := e.removeFile(name); err != nil {
 			return err

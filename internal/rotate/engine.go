@@ -448,10 +448,8 @@ func (e *engine) prepare(ctx context.Context) error {
 	if err == nil || e.j.Step(StepStop) != nil || ctx.Err() != nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	if e.discard() == nil && e.removeSecrets() == nil {
-		if e.to(Abandoned) != nil {
-			e.cfg.Logger.Warn("rotation journal not written", "rotation", e.j.ID)
-		}
+	if e.discard() != nil || e.endBack(Abandoned) != nil {
+		e.cfg.Logger.Warn("a rotation that changed nothing could not be ended", "rotation", e.j.ID)
 	}
 	return err
 }

@@ -78,7 +78,7 @@ func (e *engine) destroy(ctx context.Context, hooks FinaliseHooks) error {
 	if err := e.save(); err != nil {
 		return err
 	}
-	if err := e.removeSecrets(); err != nil {
+	if err := e.removeFiles(); err != nil {
 		return err
 	}
 	return e.to(Finalised)

@@ -202,10 +202,28 @@ const configText = "{\n\t\"encryptionKey\": \"%s\",\n\t\"tunnelSubdomain\": \"x\
 
 func newBase(t *testing.T, fixture string) *base {
 	t.Helper()
-	f := n8ndbtest.Load(t, fixture)
-	b := &base{t: t, f: f, at: f.Copy(t)}
-	b.seeded = n8ndbtest.Seed(t, f, b.at)
+	b := newPlainBase(t, fixture)
+	b.seeded = n8ndbtest.Seed(t, b.f, b.at)
 	b.storage = files(t, b.seeded.BundleDir)
+	if b.learn(); len(b.values) < 40 {
+		t.Fatalf("%d values", len(b.values))
+	}
+	return b
+}
+
+// newPlainBase is a database as n8n has left it.
+func newPlainBase(t *testing.T, fixture string) *base {
+	t.Helper()
+	f := n8ndbtest.Load(t, fixture)
+	b := &base{t: t, f: f, at: f.Copy(t), storage: map[string]string{}}
+	b.learn()
+	return b
+}
+
+// learn reads what is in the database.
+func (b *base) learn() {
+	t, f := b.t, b.f
+	t.Helper()
 	db, err := b.open(b.at)
 	if err != nil {
 		t.Fatal(err)
@@ -215,10 +233,9 @@ func newBase(t *testing.T, fixture string) *base {
 		t.Fatal(err)
 	}
 	b.values, b.plain = r.values, r.plain
-	if len(r.closed) > 0 || len(b.values) < 40 {
+	if len(r.closed) > 0 || len(b.values) == 0 {
 		t.Fatalf("%d values, %d do not open", len(b.values), len(r.closed))
 	}
-	return b
 }
 
 func (b *base) open(at string) (*n8ndb.DB, error) {
@@ -432,7 +449,7 @@ func (b *base) compare(t *testing.T, j job, where string, r read, want holds) {
 		}
 	}
 	for id := range b.plain {
-		if !r.plain[id] {
+		if _, wrapped := r.values[id]; !r.plain[id] && !(wrapped && strings.HasPrefix(id, string(legacyPlace))) {
 			t.Errorf("%s: %s was in clear and is not", where, id)
 		}
 	}
@@ -486,7 +503,7 @@ func files(t *testing.T, dir string) map[string]string {
 	return found
 }
 
-// bytesOf is a hash of every row of the catalogue's tables in a world.
+// rowsOf is a hash of every value of the catalogue's tables in a world.
 func (b *base) rowsOf(t *testing.T, j job) string {
 	t.Helper()
 	driver, at := "pgx", j.DSN
@@ -499,8 +516,16 @@ func (b *base) rowsOf(t *testing.T, j job) string {
 	}
 	defer db.Close()
 	columns := map[string][]string{}
+	tables := `SELECT count(*) FROM information_schema.columns WHERE table_name = $1 AND column_name = $2`
+	if j.DSN == "" {
+		tables = `SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2`
+	}
 	for _, p := range n8ndb.Catalogue() {
-		if p.Container != n8ndb.Bundle && !slices.Contains(columns[p.Table], p.Column) {
+		var there int
+		if err := db.QueryRow(tables, p.Table, p.Column).Scan(&there); err != nil {
+			t.Fatal(err)
+		}
+		if there > 0 && !slices.Contains(columns[p.Table], p.Column) {
 			columns[p.Table] = append(columns[p.Table], p.Column)
 		}
 	}
@@ -526,8 +551,8 @@ func (b *base) rowsOf(t *testing.T, j job) string {
 			rows.Close()
 		}
 	}
-	if n < 40 {
-		t.Fatalf("only %d values", n)
+	if n == 0 {
+		t.Fatal("no values")
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }

@@ -118,6 +118,7 @@ func TestKilled(t *testing.T) {
 			t.Run("once", func(t *testing.T) { b.killed(t, binary, all, at) })
 			t.Run("after a leak", func(t *testing.T) { b.killedLeak(t, binary) })
 			t.Run("resume killed", func(t *testing.T) { b.killedTwice(t, binary, "resume", all) })
+			t.Run("finalise killed", func(t *testing.T) { b.killedFinalising(t, binary) })
 			t.Run("rollback killed", func(t *testing.T) { b.killedTwice(t, binary, "rollback", all) })
 		})
 	}
@@ -158,8 +159,10 @@ func (b *base) finish(t *testing.T, j job, then, where string) {
 		want = oldWorld
 	}
 	j.Do = then
-	_, err := Open(j.path("state"), testID)
+	left, err := Open(j.path("state"), testID)
 	switch {
+	case err == nil && slices.Contains([]State{RollingBack, RollbackCommitting, RollbackApplied}, left.State):
+		want = oldWorld // a resume goes on with what was begun
 	case problem.KindOf(err) == problem.NotFound: // it never began
 		j.Do, want = "run", newWorld
 	case err != nil:
@@ -296,4 +299,34 @@ func (b *base) killedTwice(t *testing.T, binary, then string, all []string) {
 		}
 	}
 	t.Logf("%d times", killed)
+}
+
+// killedFinalising kills the end of a rotation, which the next one completes.
+func (b *base) killedFinalising(t *testing.T, binary string) {
+	start := func() job {
+		j := b.world(t)
+		if _, err := j.do(); err != nil {
+			t.Fatal(err)
+		}
+		j.Do = "finalise"
+		return j
+	}
+	all := points(t, binary, start())
+	for _, n := range spread(all, 3) {
+		j := start()
+		if !killAt(t, binary, j, n) {
+			t.Fatalf("point %d of %d was not reached", n, len(all))
+		}
+		where := fmt.Sprintf("finalise killed at point %d of %d (%s)", n, len(all), all[n-1])
+		if _, err := j.do(); err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
+		b.check(t, j, where)
+		if journal, err := Open(j.path("state"), testID); err != nil || journal.State != Finalised {
+			t.Fatalf("%s: %+v, %v", where, journal, err)
+		}
+		if _, err := os.Stat(j.path("keyring")); err != nil {
+			t.Errorf("%s: %v", where, err)
+		}
+	}
 }
