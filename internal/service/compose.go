@@ -20,6 +20,10 @@ import (
 // Compose stops and starts services of a docker compose file, by `docker compose` or,
 // where docker has no such command, docker-compose. Other services of the file,
 // databases above all, are left alone.
+//
+// docker compose gets our environment, since the file may refer to it; less the
+// instance key where it makes containers, because the old key there would win over the
+// new one in a file .env.
 type Compose struct {
 	// File is the compose file. Where it has one of the standard names and an override
 	// file stands beside it, that is used, too, as docker compose does by itself.
