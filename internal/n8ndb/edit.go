@@ -70,6 +70,9 @@ func EditColumn(places []Place, column string, seal func(p *Place, v ColumnValue
 			return "", err
 		}
 	}
+	if len(edits) == 1 && edits[0].start == 0 && edits[0].end == len(column) {
+		return edits[0].text, nil
+	}
 	return splices(edits).apply(column), nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 
+	"modernc.org/sqlite"
+
 	"github.com/n8keep/n8keep/internal/n8ndbtest"
 	"github.com/n8keep/n8keep/internal/pgtest"
 )
@@ -11,6 +13,11 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv(asNobody) != "" { // a child of TestReadOnlyFolder needs no server
 		os.Exit(m.Run())
+	}
+	// As in the program, before anything is locked: other locks of this process would be
+	// dropped by whoever closes the file in it.
+	if _, err := sqlite.OFDLocking(true); err != nil {
+		panic(err)
 	}
 	os.Exit(pgtest.Main(m))
 }

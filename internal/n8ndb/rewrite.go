@@ -27,13 +27,15 @@ func columnsOf(catalogue []Place) (groups [][]Place) {
 
 // rewriter is one Rewrite.
 type rewriter struct {
-	w   *Writer
-	cfg *RewriteConfig
-	out Rewritten
+	w    *Writer
+	cfg  *RewriteConfig
+	out  Rewritten
+	rows int64 // of the column
 }
 
 func (r *rewriter) column(ctx context.Context, places []Place) error {
 	v := r.w.writing
+	r.rows = 0
 	q, ok := v.placeQuery(&places[0])
 	if places[0].Container == Flatted {
 		q, ok = v.executionsQuery(r.cfg.Executions)
@@ -47,26 +49,90 @@ func (r *rewriter) column(ctx context.Context, places []Place) error {
 		return problem.New(problem.Damaged, "the table %q has no primary key", r.w.prefix+t.Name).
 			WithHint("n8n's tables have one; restore the structure of the database before anything else")
 	}
-	var rows int64
-	return r.w.tx.pages(ctx, q, func(page []pageRow) error {
-		var updates []columnUpdate
-		for _, row := range page {
-			update, change, err := r.row(t, c, places, row)
-			if err != nil {
-				return err
-			}
-			if change {
-				updates = append(updates, update)
-			}
-		}
-		if err := r.write(ctx, t, c, updates); err != nil {
+	s := newSealing(func(page []pageRow) ([]columnUpdate, error) { return r.page(t, c, places, page) })
+	defer s.end()
+	write := func(updates []columnUpdate, err error) error {
+		if err != nil {
 			return err
 		}
-		if rows += int64(len(page)); r.cfg.Progress != nil && len(page) > 0 {
-			r.cfg.Progress(t.Name, rows)
-		}
-		return nil
+		return r.write(ctx, t, c, updates)
+	}
+	err := r.w.tx.pages(ctx, q, func(page []pageRow) error {
+		return write(s.swap(page))
 	})
+	if err != nil {
+		return err
+	}
+	return write(s.swap(nil))
+}
+
+// page makes the updates of a page.
+func (r *rewriter) page(t *Table, c *Column, places []Place, page []pageRow) (updates []columnUpdate, err error) {
+	for _, row := range page {
+		update, change, err := r.row(t, c, places, row)
+		if err != nil {
+			return nil, err
+		}
+		if change {
+			updates = append(updates, update)
+		}
+	}
+	if r.rows += int64(len(page)); r.cfg.Progress != nil {
+		r.cfg.Progress(t.Name, r.rows)
+	}
+	return updates, nil
+}
+
+// sealing makes the updates of one page while the database reads the next one and
+// writes the one before.
+type sealing struct {
+	in      chan []pageRow
+	out     chan sealedPage
+	running bool // a page is being worked on
+}
+
+type sealedPage struct {
+	updates []columnUpdate
+	err     error
+}
+
+func newSealing(work func([]pageRow) ([]columnUpdate, error)) *sealing {
+	s := &sealing{in: make(chan []pageRow), out: make(chan sealedPage)}
+	go func() {
+		defer close(s.out)
+		for page := range s.in {
+			updates, err := work(page)
+			s.out <- sealedPage{updates, err}
+		}
+	}()
+	return s
+}
+
+// swap gives a page to work on, nil for none, and returns the updates of the one
+// before.
+func (s *sealing) swap(page []pageRow) (updates []columnUpdate, err error) {
+	if s.running {
+		s.running = false
+		before := <-s.out
+		if before.err != nil {
+			return nil, before.err
+		}
+		updates = before.updates
+	}
+	if len(page) > 0 {
+		s.in <- page
+		s.running = true
+	}
+	return updates, nil
+}
+
+// end waits until nobody works any more.
+func (s *sealing) end() {
+	if s.running {
+		<-s.out
+	}
+	close(s.in)
+	<-s.out
 }
 
 // row makes the new text of a column and records it.

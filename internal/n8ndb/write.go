@@ -78,7 +78,8 @@ var ErrCommitUnknown = errors.New("it is not known whether the changes were comm
 // false the value stays as it is, byte for byte. s.Digest is set.
 type Sealer func(p Place, s Secret, plaintext []byte) (text string, change bool, err error)
 
-// RewriteConfig says what a Rewrite reads, and what it makes of it.
+// RewriteConfig says what a Rewrite reads, and what it makes of it. Its functions are
+// called one at a time, from another goroutine than the caller's.
 type RewriteConfig struct {
 	Keys       *Keyset       // required: opens the values
 	Receipt    audit.Receipt // required, valid

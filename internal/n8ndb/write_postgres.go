@@ -319,26 +319,26 @@ func (tx *postgresWrite) pages(ctx context.Context, q query, fn func([]pageRow) 
 			return err
 		}
 		from := 0
-		for i := range page {
-			if page[i].cols[0] != nil {
+		for i, row := range page {
+			if row.cols[0] != nil {
 				continue
 			}
-			// What comes before a large value goes first: one at a time.
+			// What comes before a large value goes first, so that there is one of them at a time.
 			if err := fn(page[from:i]); err != nil {
 				return err
 			}
-			err := tx.rows(ctx, single, page[i].key, 1, func(cols []any) error {
-				page[i].cols[0] = textOf(cols[0])
+			from = i + 1
+			large := pageRow{row.key, append([]any{""}, row.cols[1:]...)}
+			err := tx.rows(ctx, single, row.key, 1, func(cols []any) error {
+				large.cols[0] = textOf(cols[0])
 				return nil
 			})
 			if err != nil {
 				return err
 			}
-			if err := fn(page[i : i+1]); err != nil {
+			if err := fn([]pageRow{large}); err != nil {
 				return err
 			}
-			clear(page[from : i+1])
-			from = i + 1
 		}
 		if err := fn(page[from:]); err != nil {
 			return err

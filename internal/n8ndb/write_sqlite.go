@@ -181,6 +181,10 @@ func (tx *sqliteWrite) update(ctx context.Context, t *Table, c *Column, rows []c
 	if err != nil {
 		return 0, err
 	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	ctx = context.WithoutCancel(ctx) // for which the driver would begin a goroutine per row
 	var args []any
 	for _, row := range rows {
 		args = append(args[:0], row.value)
