@@ -60,24 +60,19 @@ func (e *engine) count(ctx context.Context, db *n8ndb.DB, scope n8ndb.ExecutionS
 	if err != nil {
 		return tally{}, err
 	}
-	seen := e.newProof()
-	if _, err := db.Census(ctx, n8ndb.CensusConfig{Keys: keys, Receipt: e.cfg.Receipt, Executions: scope, Visit: seen.visit}); err != nil {
-		return tally{}, err
-	}
 	data := keys.KeyIDs()
 	var t tally
-	for key, n := range seen.byKey {
+	_, err = db.Census(ctx, n8ndb.CensusConfig{Keys: keys, Receipt: e.cfg.Receipt, Executions: scope, Visit: func(s n8ndb.Secret) error {
 		switch {
-		case key == otherKey:
-			t.new += n
-		case !slices.Contains(data, key):
-			t.old += n // the old key, a retired one, or one that a legacy row holds
+		case !s.Opens:
+		case s.KeyRef == otherKey:
+			t.new++
+		case !slices.Contains(data, s.KeyRef):
+			t.old++ // under the old key, a retired one, or one that a legacy row holds
 		}
-	}
-	if e.j.NewDataKey != "" && slices.Contains(data, e.j.NewDataKey) {
-		t.new++ // its own row, which the proof leaves out
-	}
-	return t, nil
+		return nil
+	}})
+	return t, err
 }
 
 // committed asks the database whether the commit went through.

@@ -372,6 +372,9 @@ func (e *engine) step(ctx context.Context, name StepName, fn func() (result, det
 	s := e.j.Step(name)
 	s.Ended, s.Result, s.Detail = e.cfg.Now().UTC(), result, detail
 	if err != nil {
+		if ctx.Err() != nil && problem.KindOf(err) == problem.Unexpected {
+			err = fmt.Errorf("%w: %w", ctx.Err(), err) // what was cut short says so in many ways
+		}
 		s.Result, s.Detail = Failed, string(problem.KindOf(err))
 		// The error is what counts; the journal is as good without this.
 		if e.save() != nil {

@@ -96,6 +96,20 @@ func TestKeysOfTheJournal(t *testing.T) {
 	refused(t, j, Resume, func(c *Config) { c.Old.Key = n8ncrypt.InstanceKey{} }, problem.WrongKey, "the old instance key of rotation", j.path("old.key"), "--key-file FILE")
 	b.finish(t, j, "resume", "with both keys again")
 
+	// The journal has the old key for whoever has the new one, and nobody else.
+	journal, err := Open(j.path("state"), testID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := journal.OldKey(mustKey(newText)); err != nil || !key.Equal(mustKey(j.Old)) {
+		t.Errorf("%v, %v", key, err)
+	}
+	for _, text := range []string{j.Old, "a-third-key-that-is-of-no-use-here"} {
+		if _, err := journal.OldKey(mustKey(text)); problem.KindOf(err) != problem.WrongKey || !strings.Contains(err.Error(), string(newFP)) {
+			t.Error(err)
+		}
+	}
+
 	// One key is enough to take back what has changed nothing.
 	j = b.interrupted(t, "preimages-complete 1")
 	j.Do = "rollback"
