@@ -360,7 +360,13 @@ func (s *Swapper) page(ctx context.Context, c swapColumn, scope ExecutionScope, 
 			}
 			where = append(where, `t."key" IN (`+strings.Join(names, ", ")+`)`)
 		case c.flatted:
-			limit = 64
+			// Rows can be large, and most hold nothing of interest.
+			limit = 32
+			var holds []string
+			for _, p := range c.places {
+				holds = append(holds, v.contains(c.column, `"`+p.Path+`"`))
+			}
+			where = append(where, "("+strings.Join(holds, " OR ")+")")
 			if entity := s.table("execution_entity"); entity != nil && scope != AllExecutions {
 				join = ` JOIN ` + s.from(entity) + ` AS e ON e."id" = t."executionId"`
 				where = append(where, v.unfinished())

@@ -7,6 +7,7 @@ import (
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/n8ndbtest"
+	"github.com/n8keep/n8keep/internal/problem"
 )
 
 // TestThereAndBack: everything to the active key, and back to the instance key, on what
@@ -99,4 +100,43 @@ func TestDryRunChangesNothing(t *testing.T) {
 	if len(after.keys) != len(before.keys) {
 		t.Error("the dry run has moved values")
 	}
+}
+
+// TestRate keeps the bound.
+func TestRate(t *testing.T) {
+	p := copyOf(t, "2.41.1-sqlite")
+	p.credentials(t, 20)
+	cfg := p.config(t, "active", FlagOn, Runs)
+	cfg.RowsPerSecond = 60
+	var last Progress
+	cfg.Progress = func(p Progress) { last = p }
+	r := mustRun(t, cfg)
+	rows := float64(r.Changed) - 9 // ten recovery codes are in one column
+	if least := (rows - 15) / 60; rows < 30 || r.Seconds < least {
+		t.Errorf("%.0f rows in %.2f s, want at least %.2f s", rows, r.Seconds, least)
+	}
+	if last.Pass != 2 || last.Changed != r.Changed || last.Of != r.Plan.Change {
+		t.Errorf("progress ends with %+v", last)
+	}
+}
+
+// TestCancelled: a second run goes on where the first was.
+func TestCancelled(t *testing.T) {
+	p := copyOf(t, "2.41.1-postgres")
+	p.credentials(t, 60)
+	before := p.contents(t, n8ndb.Unfinished)
+	ctx, cancel := context.WithCancel(context.Background())
+	cfg := p.config(t, "active", FlagOn, Runs)
+	cfg.BatchRows = 10
+	cfg.betweenBatches = cancel
+	r, err := Run(ctx, cfg, nil)
+	if problem.KindOf(err) != problem.Interrupted || r.Changed != 10 || r.Converged {
+		t.Errorf("%v %+v", err, r)
+	}
+	same(t, before, p.contents(t, n8ndb.Unfinished))
+	again := mustRun(t, p.config(t, "active", FlagOn, Runs))
+	if again.Changed+10 != r.Plan.Change {
+		t.Errorf("%d of %d values were left to the second run", again.Changed, r.Plan.Change)
+	}
+	same(t, before, p.contents(t, n8ndb.Unfinished))
 }
