@@ -84,18 +84,6 @@ func TestKeysOfTheJournal(t *testing.T) {
 	refused(t, j, Run, func(c *Config) { c.Choices.Executions = n8ndb.NoExecutions }, problem.Usage, "executions that wait")
 
 	j = b.interrupted(t, "preimages-complete 1")
-	for name, do := range map[string]func(context.Context, Config) (*Result, error){"resume": Resume, "rollback": Rollback} {
-		j.Do = name
-		refused(t, j, do, func(c *Config) { c.New = another }, problem.WrongKey, "the key given as the new one is not that of rotation", string(newFP), "nothing was touched")
-		refused(t, j, do, func(c *Config) { c.Old = another }, problem.WrongKey, "the key given as the old one is not that of rotation", string(oldFP), "nothing was touched")
-		refused(t, j, do, func(c *Config) { c.Old.Key, c.New.Key = n8ncrypt.InstanceKey{}, n8ncrypt.InstanceKey{} }, problem.WrongKey,
-			"neither the old nor the new instance key", j.path("old.key"), j.path("new.key"), "--key-file", "n8keep rotate resume "+testID)
-	}
-	j.Do = "resume"
-	refused(t, j, Resume, func(c *Config) { c.New.Key = n8ncrypt.InstanceKey{} }, problem.WrongKey, "the new instance key of rotation", j.path("new.key"), "--new-key-file FILE")
-	refused(t, j, Resume, func(c *Config) { c.Old.Key = n8ncrypt.InstanceKey{} }, problem.WrongKey, "the old instance key of rotation", j.path("old.key"), "--key-file FILE")
-	b.finish(t, j, "resume", "with both keys again")
-
 	// The journal has the old key for whoever has the new one, and nobody else.
 	journal, err := Open(j.path("state"), testID)
 	if err != nil {
@@ -109,6 +97,18 @@ func TestKeysOfTheJournal(t *testing.T) {
 			t.Error(err)
 		}
 	}
+
+	for name, do := range map[string]func(context.Context, Config) (*Result, error){"resume": Resume, "rollback": Rollback} {
+		j.Do = name
+		refused(t, j, do, func(c *Config) { c.New = another }, problem.WrongKey, "the key given as the new one is not that of rotation", string(newFP), "nothing was touched")
+		refused(t, j, do, func(c *Config) { c.Old = another }, problem.WrongKey, "the key given as the old one is not that of rotation", string(oldFP), "nothing was touched")
+		refused(t, j, do, func(c *Config) { c.Old.Key, c.New.Key = n8ncrypt.InstanceKey{}, n8ncrypt.InstanceKey{} }, problem.WrongKey,
+			"neither the old nor the new instance key", j.path("old.key"), j.path("new.key"), "--key-file", "n8keep rotate resume "+testID)
+	}
+	j.Do = "resume"
+	refused(t, j, Resume, func(c *Config) { c.New.Key = n8ncrypt.InstanceKey{} }, problem.WrongKey, "the new instance key of rotation", j.path("new.key"), "--new-key-file FILE")
+	refused(t, j, Resume, func(c *Config) { c.Old.Key = n8ncrypt.InstanceKey{} }, problem.WrongKey, "the old instance key of rotation", j.path("old.key"), "--key-file FILE")
+	b.finish(t, j, "resume", "with both keys again")
 
 	// One key is enough to take back what has changed nothing.
 	j = b.interrupted(t, "preimages-complete 1")
