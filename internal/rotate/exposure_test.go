@@ -13,7 +13,7 @@ import (
 func leaked4(cfg *PlanConfig) { cfg.Choices.AfterLeak = true }
 
 func TestExposureOfCredentials(t *testing.T) {
-	for _, name := range []string{"1.123.81-sqlite", "2.0.3-sqlite", "2.38.7-sqlite", "2.41.1-sqlite-extra", "2.41.1-postgres-keyrotation"} {
+	for _, name := range []string{"1.123.81-sqlite", "2.38.7-sqlite", "2.41.1-postgres-keyrotation"} {
 		t.Run(name, func(t *testing.T) {
 			f := newPlanned(t, name, false)
 			p := f.plan(t, leaked4)

@@ -176,7 +176,7 @@ func TestPlanOfEveryPlace(t *testing.T) {
 
 // TestChangesIsWhatSealingDoes keeps the plan's count and the engine together.
 func TestChangesIsWhatSealingDoes(t *testing.T) {
-	for _, name := range []string{"1.123.81-sqlite", "2.38.7-sqlite", "2.38.7-sqlite-keyrotation", "2.41.1-sqlite", "2.41.1-sqlite-keyrotation", "seeded"} {
+	for _, name := range []string{"1.123.81-sqlite", "2.38.7-sqlite-keyrotation", "seeded"} {
 		for _, leak := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s leak=%t", name, leak), func(t *testing.T) {
 				fixture := strings.Replace(name, "seeded", "2.41.1-sqlite", 1)
@@ -249,6 +249,7 @@ func TestPlanRefuses(t *testing.T) {
 		code, message, hint string
 		kind                problem.Kind
 		also                func(*testing.T, *Plan)
+		part                func(*Plan, PlanConfig) // instead of a whole plan
 	}{
 		"a value of an unknown key": {
 			prepare: func(t *testing.T, f *planned) {
@@ -276,42 +277,49 @@ func TestPlanRefuses(t *testing.T) {
 			hint: `find the right one with "n8keep key find --candidate FILE", and give it with --key-file FILE`,
 		},
 		"a new key that cannot be read": {
+			part: func(p *Plan, cfg PlanConfig) { p.newKey(cfg, n8ndb.Version{N8N: "2.41.1"}) },
 			change: func(cfg *PlanConfig) {
 				cfg.New.Key, cfg.NewProblem = n8ncrypt.InstanceKey{}, problem.New(problem.NotFound, `the key file "new.key" does not exist`).WithHint("name another one")
 			},
 			code: "new-key-unreadable", message: `the new key cannot be read: the key file "new.key" does not exist`, hint: "name another one",
 		},
 		"a new key that cannot be read, without a hint": {
+			part:   func(p *Plan, cfg PlanConfig) { p.newKey(cfg, n8ndb.Version{N8N: "2.41.1"}) },
 			change: func(cfg *PlanConfig) { cfg.New.Key, cfg.NewProblem = n8ncrypt.InstanceKey{}, errors.New("no") },
 			code:   "new-key-unreadable", message: `the new key cannot be read: no`, hint: makeKey,
 		},
 		"the same key": {
+			part:   func(p *Plan, cfg PlanConfig) { p.newKey(cfg, n8ndb.Version{N8N: "2.41.1"}) },
 			change: func(cfg *PlanConfig) { cfg.New.Key = cfg.Old.Key },
 			code:   "new-key-same", message: "the new key is the old one", hint: makeKey,
 		},
 		"a key of before, after a leak": {
+			part: func(p *Plan, cfg PlanConfig) { p.newKey(cfg, n8ndb.Version{N8N: "2.41.1"}) },
 			change: func(cfg *PlanConfig) {
 				cfg.Choices.AfterLeak, cfg.Others = true, []n8ndb.OtherKey{{Name: "retired 2025", Key: cfg.New.Key}}
 			},
 			code: "new-key-retired", message: "the new key is one that this n8n had before (retired 2025)", hint: makeKey,
 		},
 		"the key in a place that we cannot change": {
+			part: (*Plan).sources,
 			change: func(cfg *PlanConfig) {
 				cfg.Sources = append(cfg.Sources, KeySource{Source: "compose file", Where: "/srv/compose.yaml", Key: cfg.Old.Key, Do: "set N8N_ENCRYPTION_KEY of the service n8n"})
 			},
 			code: "key-source", message: "n8n's key is set in compose file (/srv/compose.yaml), which n8keep cannot change: n8n would start with the old one",
 			hint: sourceHint + "\nthe change: set N8N_ENCRYPTION_KEY of the service n8n",
 			also: func(t *testing.T, p *Plan) {
-				if s := p.Sources[1]; s.By != "user" || s.Holds != "old" || s.Do == "" {
+				if s := p.Sources[0]; s.By != "user" || s.Holds != "old" || s.Do == "" {
 					t.Errorf("%+v", s)
 				}
 			},
 		},
 		"the key behind a reference": {
+			part:   (*Plan).sources,
 			change: func(cfg *PlanConfig) { cfg.Sources = []KeySource{{Source: "N8N_ENCRYPTION_KEY"}} },
 			code:   "key-source", message: "n8n's key is set in N8N_ENCRYPTION_KEY, which n8keep cannot change: n8n would start with the old one", hint: sourceHint,
 		},
 		"no place of the key": {
+			part:   (*Plan).sources,
 			change: func(cfg *PlanConfig) { cfg.Sources = nil },
 			code:   "key-source-unknown", message: "no place is known in which n8n's key is set: n8n would start with the old one",
 			hint: "name n8n's folder with --n8n-dir DIR\nor, if the key comes from elsewhere, the command that starts n8n with the new one (--start-command), or say --i-will-set-the-key",
@@ -340,20 +348,34 @@ func TestPlanRefuses(t *testing.T) {
 			hint: "name n8n's folder, in which \"storage\" is, with --n8n-dir DIR; or let them end, and try again",
 		},
 		"no room for the way back": {
+			part: func(p *Plan, cfg PlanConfig) {
+				p.room(cfg, planFacts{sizes: []n8ndb.ColumnSize{{Rows: 30, Bytes: 100000}}})
+			},
 			change: func(cfg *PlanConfig) { cfg.StateFree = 1 << 20 },
 			code:   "no-room", message: "the state folder needs 17 MiB for the way back and has 1 MiB free", hint: "make room, or choose another folder with --state-dir",
 		},
 		"no room for the transaction": {
+			part: func(p *Plan, cfg PlanConfig) {
+				p.room(cfg, planFacts{sizes: []n8ndb.ColumnSize{{Rows: 30, Bytes: 100000}}})
+			},
 			change: func(cfg *PlanConfig) { cfg.DatabaseFree = 1 << 20 },
 			code:   "no-room", message: "the database's folder needs 17 MiB for the transaction and has 1 MiB free", hint: "make room on the disk of the database",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newPlanned(t, fixture, c.seed)
-			if c.prepare != nil {
-				c.prepare(t, f)
+			p := &Plan{}
+			if c.part != nil {
+				cfg := PlanConfig{Old: Key{Key: mustKey("lab-key-of-the-old-n8n")}, New: Key{Key: mustKey(strongKey)}}
+				c.change(&cfg)
+				p.AfterLeak, p.Engine = cfg.Choices.AfterLeak, n8ndb.SQLite
+				c.part(p, cfg)
+			} else {
+				f := newPlanned(t, fixture, c.seed)
+				if c.prepare != nil {
+					c.prepare(t, f)
+				}
+				p = f.plan(t, c.change)
 			}
-			p := f.plan(t, c.change)
 			wantRefusal(t, p, c.code, c.message, c.hint)
 			if len(p.Refusals) != 1 {
 				t.Errorf("more: %+v", p.Refusals)
