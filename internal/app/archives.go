@@ -27,6 +27,7 @@ type ArchiveOptions struct {
 	Signers       []string
 	AcceptSigners []string // fingerprints
 	Identities    []age.Identity
+	RetiredKey    bool // open it with the retired key that the keyring has, if it is not the key at hand
 }
 
 // trust is who may have signed: this host, the configuration, the options.
@@ -153,6 +154,15 @@ func (a *App) verifyIn(ctx context.Context, arc opened, o ArchiveOptions, io Ins
 			return nil, err
 		}
 	}
+	if level == backup.Secrets && o.RetiredKey {
+		signed, err := backup.ReadSidecar(ctx, arc.store, arc.id, arc.trust)
+		if err != nil {
+			return nil, err
+		}
+		if key, err = a.retiredKey(ctx, o, signed.Sidecar, key); err != nil {
+			return nil, err
+		}
+	}
 	return a.verifyWith(ctx, arc, o, key, level, scratch)
 }
 
@@ -230,6 +240,9 @@ func (a *App) explainKey(ctx context.Context, err error, arc opened, key resolve
 	}
 	hintKey(p, key)
 	hintArchives(p, a.archivesOf(ctx, arc, string(key.key.Fingerprint())))
+	if signed, err := backup.ReadSidecar(ctx, arc.store, arc.id, arc.trust); err == nil {
+		a.hintRetired(p, signed.Sidecar)
+	}
 	return p
 }
 
@@ -292,6 +305,9 @@ func (a *App) InstanceStatus(ctx context.Context, io InstanceOptions, o ArchiveO
 		return nil, err
 	}
 	doc := &api.InstanceStatus{Instance: in.name, Database: in.place(), Problems: []string{}}
+	if err := a.notRotating(in.identity()); err != nil {
+		doc.Problems = append(doc.Problems, err.Error())
+	}
 	if db, err := in.openDB(ctx); err != nil {
 		doc.Problems = append(doc.Problems, err.Error())
 	} else {

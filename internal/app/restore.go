@@ -64,6 +64,9 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	if err != nil {
 		return nil, err
 	}
+	if key, err = a.retiredKey(ctx, o, signed.Sidecar, key); err != nil {
+		return nil, err
+	}
 	if !server {
 		if err := a.notRotating(a.restoreTarget(r.To)); err != nil {
 			return nil, err
@@ -106,6 +109,7 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	if err != nil {
 		if p := (*problem.Error)(nil); errors.As(err, &p) && p.Kind == problem.WrongKey {
 			hintKey(p, key)
+			a.hintRetired(p, signed.Sidecar)
 		}
 		return nil, err
 	}

@@ -111,6 +111,7 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Side
 	if err != nil {
 		if p := (*problem.Error)(nil); errors.As(err, &p) && p.Kind == problem.WrongKey {
 			hintKey(p, key)
+			a.hintRetired(p, side)
 		}
 		return nil, err
 	}

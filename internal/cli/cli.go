@@ -244,6 +244,10 @@ func (c *commands) identityFlag(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&c.ids, "identity", "i", nil, "`FILE` with an age identity that opens the archive (repeatable)")
 }
 
+func (c *commands) retiredFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&c.archive.RetiredKey, "retired-key", false, "an archive of before a rotation: open it with the key that the keyring has kept")
+}
+
 func (c *commands) identities() error {
 	ids, err := app.Identities(c.ids, c.term.AskSecret)
 	c.archive.Identities = ids

@@ -227,6 +227,7 @@ the key fits none of them, or not the newest archive.`,
 	c.archiveFlags(cmd)
 	c.identityFlag(cmd)
 	c.keyFlag(cmd)
+	c.retiredFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&level, "level", "quick", "how deep: quick, full or secrets")
 	f.StringVar(&sample, "sample", "", "verify this `SIZE` of the target instead of one archive: a number, or a share such as 5%")

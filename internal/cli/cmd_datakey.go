@@ -45,10 +45,10 @@ func (c *commands) dataKeyRotateCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Make a new data key, which n8n encrypts with from now on",
-		Long: `Through n8n's own endpoint when a session is given (--n8n-url and --session-file),
-else in the database with n8n's own guarantee: exactly one key is active. n8n may
-run; its processes take the new key up within seconds. What is encrypted already
-stays as it is: "reencrypt --to active" finishes that.
+		Long: `Through n8n's own endpoint when a session is given (--n8n-url, --session-file),
+else in the database with n8n's own guarantee: exactly one key is active. n8n
+may run; its processes take the new key up within seconds. What is encrypted
+already stays as it is: "reencrypt --to active" finishes that.
 
 Exit codes: 2 not confirmed, 4 this n8n has no data keys, 11 a rotation is not
 ended, 12 wrong instance key.`,
@@ -74,9 +74,9 @@ func (c *commands) dataKeyRetireCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "retire ID",
 		Short: "Record that nothing uses an inactive data key any more",
-		Long: `Opens every value, those of finished executions, too. Only when none is under the
-key it is marked as retired, in n8keep's state: n8n's row stays, because n8n 3.0
-forbids its removal and older backups need it.
+		Long: `Opens every value, those of finished executions, too. Only when none is under
+the key it is marked as retired, in n8keep's state: n8n's row stays, because n8n
+3.0 forbids its removal and older backups need it.
 
 Exit codes: 2 not confirmed, or the key is active, 4 values still use it, 10 no
 such key, 11 a rotation is not ended.`,

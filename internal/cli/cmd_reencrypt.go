@@ -15,7 +15,7 @@ func (c *commands) reencryptCmd() *cobra.Command {
 	yes := false
 	cmd := &cobra.Command{
 		Use:   "reencrypt --to active|ID|legacy",
-		Short: "Encrypt everything with one data key now, or go back from data keys",
+		Short: "Encrypt all with one data key now, or go back from data keys",
 		Long: `n8n encrypts a value with the active data key when it is next saved. This
 finishes it now, while n8n runs: row by row, only where the value still is what
 was read, so that what n8n saves at the same time always wins and is looked at
@@ -27,8 +27,8 @@ key, so that the rotation flag can be switched off or an older n8n started.
 What is allowed depends on n8n's version, on the flag and on whether n8n runs;
 --dry-run prints the table. An interrupted run is simply run again.
 
-Exit codes: 2 not confirmed, 3 values are left that are not under the key, 4 this
-n8n could not read the result, 11 a rotation is not ended, 12 wrong key.`,
+Exit codes: 2 not confirmed, 3 values are left that are not under the key, 4
+this n8n could not read the result, 11 a rotation is not ended, 12 wrong key.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a, err := c.app()

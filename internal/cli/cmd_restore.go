@@ -53,6 +53,7 @@ key, 13 damaged, 15 no identity opens it, 16 signature forged or signer unknown.
 	c.archiveFlags(cmd)
 	c.identityFlag(cmd)
 	c.keyFlag(cmd)
+	c.retiredFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.To, "to", "", "the n8n `FOLDER` to restore to, made when missing; or the address of a PostgreSQL database")
 	f.StringVar(&o.AdminDatabase, "admin-database", "", "PostgreSQL: the `ADDRESS` of a login that may create databases")

@@ -153,8 +153,11 @@ one: its steps, and the commands that are possible now. Reads the journals only.
 	return cmd
 }
 
+// What a command on a journal may have to do, and has flags for.
+type journalWork struct{ backup, service bool }
+
 // journalled is a command that works from a rotation's journal.
-func (c *commands) journalled(cmd *cobra.Command, question string, do func(*app.App, *cobra.Command, app.JournalOptions) (*api.Rotation, error)) *cobra.Command {
+func (c *commands) journalled(cmd *cobra.Command, work journalWork, question string, do func(*app.App, *cobra.Command, app.JournalOptions) (*api.Rotation, error)) *cobra.Command {
 	var o app.JournalOptions
 	yes := false
 	cmd.Args = oneArg("the rotation's id (\"n8keep rotate status\" lists them)")
@@ -186,19 +189,23 @@ func (c *commands) journalled(cmd *cobra.Command, question string, do func(*app.
 		}
 		return c.finish(doc, err, func(e *api.Error) { doc.Error = e }, func() { c.printRotation(doc) })
 	}
-	c.identityFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&c.instance.KeyFile, "key-file", "", "`FILE` with the old instance key (default: the one in the journal)")
 	f.StringVar(&o.NewKeyFile, "new-key-file", "", "`FILE` with the new instance key (default: the one in the journal)")
 	f.StringVar(&c.instance.Database, "database", "", "the database, if the one in the journal is reached differently now: a `FILE` or postgres://...")
 	f.StringVar(&c.instance.N8NDir, "n8n-dir", "", "n8n's `FOLDER`, if it is elsewhere now")
-	f.StringArrayVar(&o.Targets, "target", nil, "`FOLDER` or address of backups, or the name of a configured target (repeatable)")
-	f.StringArrayVarP(&o.Recipients, "recipient", "r", nil, "encrypt a backup to this age public `KEY`, age1... (repeatable)")
-	f.StringArrayVar(&o.RecipientFiles, "recipient-file", nil, "encrypt a backup to the public keys in this `FILE` (repeatable)")
 	f.BoolVar(&yes, "yes", false, "do not ask")
-	f.BoolVar(&o.NoBackup, "no-backup-i-accept-the-risk", false, "go on without any backup")
-	f.BoolVar(&o.AssumeStopped, "assume-stopped", false, "go on where it cannot be seen whether n8n runs")
-	c.hookFlags(cmd, &o.Hooks)
+	if work.backup {
+		c.identityFlag(cmd)
+		f.StringArrayVar(&o.Targets, "target", nil, "`FOLDER` or address of backups, or the name of a configured target (repeatable)")
+		f.StringArrayVarP(&o.Recipients, "recipient", "r", nil, "encrypt a backup to this age public `KEY`, age1... (repeatable)")
+		f.StringArrayVar(&o.RecipientFiles, "recipient-file", nil, "encrypt a backup to the public keys in this `FILE` (repeatable)")
+		f.BoolVar(&o.NoBackup, "no-backup-i-accept-the-risk", false, "go on without any backup")
+	}
+	if work.service {
+		f.BoolVar(&o.AssumeStopped, "assume-stopped", false, "go on where it cannot be seen whether n8n runs")
+		c.hookFlags(cmd, &o.Hooks)
+	}
 	return cmd
 }
 
@@ -215,7 +222,7 @@ of the journal, unless they are given.
 
 Exit codes: 2 not confirmed, 3 done but values were left as they are, 11 n8n is
 attached, 12 neither key can be read, 13 the database is neither old nor new.`,
-	}, "go on with rotation %s of %q?", func(a *app.App, cmd *cobra.Command, o app.JournalOptions) (*api.Rotation, error) {
+	}, journalWork{backup: true, service: true}, "go on with rotation %s of %q?", func(a *app.App, cmd *cobra.Command, o app.JournalOptions) (*api.Rotation, error) {
 		return a.RotateResume(cmd.Context(), o)
 	})
 }
@@ -229,7 +236,7 @@ n8n has written since is encrypted with the old key, so no change is lost; the
 old key stands in n8n's config again; n8n starts.
 
 Exit codes: 2 not confirmed, 11 n8n is attached, 12 neither key can be read.`,
-	}, "roll back rotation %s of %q, to the old key?", func(a *app.App, cmd *cobra.Command, o app.JournalOptions) (*api.Rotation, error) {
+	}, journalWork{service: true}, "roll back rotation %s of %q, to the old key?", func(a *app.App, cmd *cobra.Command, o app.JournalOptions) (*api.Rotation, error) {
 		return a.RotateRollback(cmd.Context(), o)
 	})
 }
@@ -242,7 +249,7 @@ func (c *commands) rotateFinaliseCmd() *cobra.Command {
 		Long: `The new key becomes the active one of n8keep's keyring, the old one is kept as
 retired, for older backups, which are listed. A fresh backup is taken. What the
 values were before is destroyed: there is no rollback afterwards.`,
-	}, "finalise rotation %s of %q? there is no way back afterwards", func(a *app.App, cmd *cobra.Command, o app.JournalOptions) (*api.Rotation, error) {
+	}, journalWork{backup: true}, "finalise rotation %s of %q? there is no way back afterwards", func(a *app.App, cmd *cobra.Command, o app.JournalOptions) (*api.Rotation, error) {
 		return a.RotateFinalise(cmd.Context(), o)
 	})
 }
