@@ -68,11 +68,11 @@ func TestFullDisk(t *testing.T) {
 		t.Fatalf("only %d operations: %v", len(all), all)
 	}
 	for i, target := range all {
-		if !soak() && i%2 == 1 && !strings.HasPrefix(target, "commit") {
+		if !soak() && i%4 != 0 && !strings.HasPrefix(target, "commit") {
 			continue
 		}
 		for k, kind := range []problem.Kind{problem.Unexpected, problem.Interrupted} {
-			if !soak() && i/2%2 != k && !strings.HasPrefix(target, "commit") {
+			if !soak() && i/4%2 != k && !strings.HasPrefix(target, "commit") {
 				continue
 			}
 			ctx, cancel := context.WithCancel(t.Context())
@@ -123,7 +123,7 @@ func TestFullDiskGoingBack(t *testing.T) {
 	}
 	all := b.operations(t, start)
 	for i, target := range all {
-		if !soak() && i%3 != 0 {
+		if !soak() && i%5 != 0 {
 			continue
 		}
 		j := start()

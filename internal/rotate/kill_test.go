@@ -251,6 +251,26 @@ func (b *base) killedLeak(t *testing.T, binary string) {
 			return
 		}
 	}
+	start := func() job {
+		j := b.world(t)
+		j.Leak = true
+		if _, err := j.do(); err != nil {
+			t.Fatal(err)
+		}
+		j.Do = "rollback"
+		return j
+	}
+	back := points(t, binary, start())
+	for _, n := range spread(back, 3) {
+		j := start()
+		if !killAt(t, binary, j, n) {
+			t.Fatalf("point %d of %d of the rollback was not reached", n, len(back))
+		}
+		b.finish(t, j, "rollback", fmt.Sprintf("rollback killed at point %d of %d (%s)", n, len(back), back[n-1]))
+		if t.Failed() {
+			return
+		}
+	}
 }
 
 // killedTwice kills the resume or the rollback of rotations that were killed before
