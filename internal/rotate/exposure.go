@@ -80,7 +80,7 @@ func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse) (list 
 		}
 	}
 	if n := byNumber[19]; n > 0 {
-		e := Exposed{Kind: string(place[19]), Type: "data key", Count: n, Replaced: true, Do: "nothing: a new one is made, and what was under these is encrypted with it"}
+		e := Exposed{Kind: string(place[19]), Type: "data key", Count: n, Replaced: true, Do: "the rotation makes a new one and encrypts with it what was under these"}
 		if version.Before(2, 39) {
 			e.Replaced, e.Do = false, "make a new one with \"n8keep data-key rotate\" if n8n runs with its key rotation on: what is under these is encrypted with the instance key now"
 		}
@@ -92,7 +92,7 @@ func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse) (list 
 		case d.How == BySet:
 			list = append(list, Exposed{Kind: "environment", Type: d.Secret, Count: 1, Do: "it is not in the database; set another value for " + d.Variable + " if the environment leaked, too"})
 		default:
-			list = append(list, Exposed{Kind: "derived", Type: d.Secret, Count: 1, Replaced: true, Do: "nothing: " + d.Effect})
+			list = append(list, Exposed{Kind: "derived", Type: d.Secret, Count: 1, Replaced: true, Do: "the rotation ends it: " + d.Effect})
 		}
 	}
 	return list, leakAdvice(p)

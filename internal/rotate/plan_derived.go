@@ -23,8 +23,8 @@ type Derived struct {
 	Secret   string `json:"secret"` // as in deployment_key: "signing.jwt"; "telegram.webhook" is in no row
 	How      string `json:"how"`    // one of the constants above
 	Variable string `json:"variable,omitempty"`
-	// Obtain is a shell command that prints the value for Variable from the old key. The
-	// value itself is never shown.
+	// Obtain is a shell command that prints the value for Variable from where the old
+	// key is before the rotation. The value itself is never shown.
 	Obtain string `json:"obtain,omitempty"`
 	Effect string `json:"effect"`
 }
@@ -202,7 +202,7 @@ func planDerived(f derivedFacts) (list []Derived, warnings []string) {
 			out.How, out.Effect = ByRows, d.kept(f.dependents)
 		case hasVariable && !f.leak:
 			out.How, out.Variable, out.Obtain = ByEnvironment, d.variable, obtain(d, f.old)
-			out.Effect = "if " + d.variable + " is set before n8n starts: " + d.kept(f.dependents) + ". If not: " + d.ended(f.dependents)
+			out.Effect = "with the value of before, to be printed before the rotation and set before n8n starts: " + d.kept(f.dependents) + ". Without: " + d.ended(f.dependents)
 		default:
 			out.How, out.Effect = Cannot, d.ended(f.dependents)
 		}

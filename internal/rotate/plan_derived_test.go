@@ -142,8 +142,8 @@ func TestDerivedEffects(t *testing.T) {
 	f := derivedFacts{version: n8ndb.Version{N8N: "1.123.x"}, dependents: d, old: Key{Key: planKey(t, "old-key-text")}}
 	list, _ := planDerived(f)
 	want := map[string]string{
-		"signing.jwt": "if N8N_USER_MANAGEMENT_JWT_SECRET is set before n8n starts: people stay logged in; 2 API keys stay valid; 1 OAuth token stays valid; links of invitations and password resets, too. " +
-			"If not: everybody has to log in again; 2 API keys end and have to be made anew; 1 OAuth token ends; open links of invitations and password resets are void",
+		"signing.jwt": "with the value of before, to be printed before the rotation and set before n8n starts: people stay logged in; 2 API keys stay valid; 1 OAuth token stays valid; links of invitations and password resets, too. " +
+			"Without: everybody has to log in again; 2 API keys end and have to be made anew; 1 OAuth token ends; open links of invitations and password resets are void",
 		"instance.id": "n8n becomes another instance: its licence has to be activated again (have the activation key at hand; the old instance keeps a seat until it is released)",
 	}
 	for _, d := range list {

@@ -189,10 +189,13 @@ func finishedAre(n int64) string {
 }
 
 func (p *Plan) leakEffects(version n8ndb.Version, say func(string, ...any)) {
-	if version.Before(2, 39) {
-		say("every value is encrypted under the new instance key; this n8n has no data keys that could be used instead, or none that it reads safely")
-	} else {
+	switch {
+	case !version.Before(2, 39):
 		say("every value is encrypted under a new data key, which the new instance key wraps")
+	case !version.Before(2, 18):
+		say("every value is encrypted under the new instance key: this n8n reads what is under data keys only with its key rotation on")
+	default:
+		say("every value is encrypted under the new instance key")
 	}
 	if p.MFALogouts > 0 {
 		say("%s to log in again, whatever becomes of the other sessions", usersHave(p.MFALogouts))

@@ -525,7 +525,7 @@ func TestPlanOf218(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantText(t, on.Warnings, "with N8N_ENV_FEAT_ENCRYPTION_KEY_ROTATION on, n8n goes on writing under a data key that could be read with the leaked key: make a new one at once with \"n8keep data-key rotate\", or upgrade to 2.39 or later first")
-	wantText(t, on.Effects, "every value is encrypted under the new instance key; this n8n has no data keys that could be used instead, or none that it reads safely")
+	wantText(t, on.Effects, "every value is encrypted under the new instance key: this n8n reads what is under data keys only with its key rotation on")
 	if on.Change != on.Values-1 { // instance.id
 		t.Errorf("%d of %d change", on.Change, on.Values)
 	}
