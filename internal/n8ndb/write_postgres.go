@@ -459,8 +459,12 @@ func (tx *postgresWrite) restore(ctx context.Context, t *Table, c *Column, chang
 	return sum, nil
 }
 
-// commit: without an answer nobody knows.
+// commit: without an answer nobody knows. The driver's own word whether a statement was
+// sent is not to be relied on: it has called a COMMIT unsent that the server did.
 func (tx *postgresWrite) commit(ctx context.Context) ([]string, error) {
+	if tx.pg.IsClosed() {
+		return nil, problem.New(problem.Unreachable, "the connection to the server was lost").WithHint("try again when the server answers")
+	}
 	failpoint.Hit("write.commit")
 	tag, err := tx.pg.Exec(ctx, "COMMIT", pgx.QueryExecModeSimpleProtocol)
 	failpoint.Hit("write.committed")
@@ -470,9 +474,9 @@ func (tx *postgresWrite) commit(ctx context.Context) ([]string, error) {
 		return nil, problem.New(problem.Unexpected, "the server rolled the changes back")
 	case err == nil:
 		return nil, nil
-	case pgconn.SafeToRetry(err): // it was never sent
-		return nil, explainPostgres(err)
-	case !errors.As(err, &pg), strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"), pg.Code == "40003":
+	case !errors.As(err, &pg):
+		return nil, errors.Join(ErrCommitUnknown, problem.Wrap(problem.Unreachable, err, "the connection to the server was lost"))
+	case strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"), pg.Code == "40003":
 		return nil, errors.Join(ErrCommitUnknown, explainPostgres(err))
 	}
 	return nil, explainPostgres(err)
