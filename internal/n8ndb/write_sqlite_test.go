@@ -218,6 +218,7 @@ func TestWriteSQLiteJournal(t *testing.T) {
 func TestWriteSQLiteAlone(t *testing.T) {
 	for _, name := range []string{"2.41.1-sqlite", "1.123.81-sqlite"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			f := n8ndbtest.Load(t, name)
 			path := f.Copy(t)
 			ctx := context.Background()
@@ -261,9 +262,6 @@ func TestWriteSQLiteAlone(t *testing.T) {
 				if _, err := writeSQLite(path); problem.KindOf(err) != problem.Busy {
 					t.Errorf("%s there is a second Writer: %v", when, err)
 				}
-				if _, err := n8ndb.OpenSQLite(ctx, n8ndb.SQLiteConfig{Path: path}); problem.KindOf(err) != problem.Busy {
-					t.Errorf("%s it is opened: %v", when, err)
-				}
 			}
 			closed("at the beginning")
 			rewrite(t, w, f.Key, n8ndbtest.Key(t, newKeyText))
@@ -272,6 +270,9 @@ func TestWriteSQLiteAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			closed("after the commit")
+			if _, err := n8ndb.OpenSQLite(ctx, n8ndb.SQLiteConfig{Path: path}); problem.KindOf(err) != problem.Busy {
+				t.Errorf("it is opened: %v", err)
+			}
 			if err := w.Commit(ctx); err == nil || err.Error() != "the transaction is over" {
 				t.Errorf("a second commit: %v", err)
 			}
@@ -429,4 +430,37 @@ func TestRewriteEnds(t *testing.T) {
 			t.Error(diff)
 		}
 	})
+}
+
+// TestWriteSQLiteFull: no room is said in words, nothing was changed, and there is no
+// half of a commit.
+func TestWriteSQLiteFull(t *testing.T) {
+	for _, name := range []string{"2.41.1-sqlite", "1.123.81-sqlite"} {
+		f := n8ndbtest.Load(t, name)
+		path := f.Copy(t)
+		before := dump(t, f, path)
+		w, err := writeSQLite(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Exec("PRAGMA max_page_count = 1"); err != nil { // no page more than there are
+			t.Fatal(err)
+		}
+		keys, err := w.Keyset(context.Background(), n8ndbtest.Receipt(t), f.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.Rewrite(context.Background(), n8ndb.RewriteConfig{Keys: keys, Receipt: n8ndbtest.Receipt(t), Seal: func(n8ndb.Place, n8ndb.Secret, []byte) (string, bool, error) {
+			return strings.Repeat("x", 1<<20), true, nil
+		}})
+		if err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("there is no room left to write %q: ", path)) || problem.HintOf(err) == "" {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := w.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(before, dump(t, f, path)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
 }
