@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -144,7 +145,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 		return nil, nil, err
 	}
 	cfg.Instance, cfg.Database, cfg.Choices, cfg.Files, cfg.Storage = in.name, in.identity(), choices, made.files, in.bundleDir()
-	if cfg.Reopen, err = r.reopening(a, io, o); err != nil {
+	if cfg.Reopen, err = r.reopening(a, o); err != nil {
 		return nil, nil, err
 	}
 	res, err := rotate.Run(ctx, cfg)
@@ -295,26 +296,30 @@ func (a *App) backupInWords(ctx context.Context, r *rotating) (string, error) {
 }
 
 // reopening is what the journal keeps.
-func (r *rotating) reopening(a *App, io InstanceOptions, o RotateOptions) (json.RawMessage, error) {
+func (r *rotating) reopening(a *App, o RotateOptions) (json.RawMessage, error) {
 	in := r.in
-	keep := reopening{N8NDir: absolute(in.dir), FromEnvironment: in.fromEnv, TablePrefix: in.prefix, Schema: in.schema, Service: r.spec,
+	keep := reopening{N8NDir: absolute(in.dir), TablePrefix: in.prefix, Schema: in.schema, Service: r.spec,
 		Recipients: o.Recipients, RecipientFiles: absolutes(o.RecipientFiles), AssumeStopped: r.assumeStopped, KeySetByUser: r.keySetByUser}
-	switch {
+	if len(keep.Recipients)+len(keep.RecipientFiles) == 0 {
+		keep.Recipients, keep.RecipientFiles = a.conf.Recipients, a.conf.RecipientFiles
+	}
+	switch file, isFile := strings.CutPrefix(in.address, "file:"); {
 	case in.dsn == "":
 		keep.Database = absolute(in.database)
-	case in.address != "":
-		keep.Database = in.address
-	case !in.fromEnv:
-		keep.Configured = true
+	case in.fromEnv:
+	case isFile:
+		keep.Database = "file:" + absolute(file)
+	default:
+		keep.Database = first(in.address, in.conf.Database.String())
 	}
 	for _, t := range r.backup.targets {
-		if _, named := a.conf.Targets[t]; !named && isDir(t) {
+		if named, ok := a.conf.Targets[t]; ok {
+			t = named.Location()
+		}
+		if !strings.Contains(t, "://") {
 			t = absolute(t)
 		}
 		keep.Targets = append(keep.Targets, t)
-	}
-	if a.conf.Path != "" {
-		keep.ConfigFile = absolute(a.conf.Path)
 	}
 	b, err := json.Marshal(keep)
 	if err != nil {

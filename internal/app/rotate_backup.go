@@ -27,6 +27,7 @@ type rotationBackup struct {
 	youngerThan    time.Duration // 0: always a new one
 	quarantine     bool          // values may open under no key
 	level          backup.Level
+	last           bool // the one after the rotation
 }
 
 // ready finds out, before anything is done, what a backup would fail for.
@@ -81,22 +82,24 @@ func (a *App) take(ctx context.Context, b rotationBackup) (rotate.BackupRef, err
 	o := ArchiveOptions{Target: given, ID: doc.ID, Identities: b.identities}
 	arc, err := a.open(ctx, o)
 	if err != nil {
-		return rotate.BackupRef{}, unverified(err, doc.ID)
+		return rotate.BackupRef{}, b.unverified(err, doc.ID)
 	}
 	v, err := a.verifyWith(ctx, arc, o, b.key, b.level, nil)
 	switch {
 	case v != nil && problem.KindOf(err) == problem.CheckFailed && !slices.ContainsFunc(v.Findings, func(f api.Finding) bool { return f.Code == backup.FoundAltered }):
 		// It is as degraded as it was made, which was good enough.
 	case err != nil:
-		return rotate.BackupRef{}, unverified(err, doc.ID)
+		return rotate.BackupRef{}, b.unverified(err, doc.ID)
 	}
 	return rotate.BackupRef{ID: doc.ID, Target: arc.store.Properties().Location, Created: doc.Time, Taken: true}, nil
 }
 
-func unverified(err error, id string) error {
-	return problem.Wrap(problem.KindOf(err), err, "the backup %q was taken, but could not be verified", id).
-		WithHint("%s", problem.HintOf(err)).
-		WithHint("verify it by hand: \"n8keep backup verify %s --level secrets\", then accept it with --backup-younger-than 24h", id)
+func (b *rotationBackup) unverified(err error, id string) error {
+	p := problem.Wrap(problem.KindOf(err), err, "the backup %q was taken, but could not be verified", id).WithHint("%s", problem.HintOf(err))
+	if b.last {
+		return p.WithHint("verify it where its target can be read, and finalise with --no-backup-i-accept-the-risk")
+	}
+	return p.WithHint("verify it by hand: \"n8keep backup verify %s --level secrets\", then accept it with --backup-younger-than 24h", id)
 }
 
 // goodEnough says whether a rotation may rest on a backup. One that is degraded by the

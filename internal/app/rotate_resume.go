@@ -120,7 +120,7 @@ func (a *App) finalise(ctx context.Context, r *rotating, cfg rotate.Config, j *r
 	}}
 	if !r.noBackup {
 		after := r.backup
-		after.key, after.youngerThan, after.quarantine, after.level = r.new, 0, true, backup.Secrets
+		after.key, after.youngerThan, after.quarantine, after.level, after.last = r.new, 0, true, backup.Secrets, true
 		if len(after.identities) == 0 {
 			after.level = backup.Quick
 		}
@@ -160,9 +160,6 @@ func (a *App) reopen(j *rotate.Journal, o JournalOptions) (*rotating, error) {
 		}
 	}
 	io := InstanceOptions{Name: j.Instance, N8NDir: first(o.N8NDir, keep.N8NDir), Database: first(o.Database, keep.Database), TablePrefix: keep.TablePrefix, Schema: keep.Schema}
-	if o.Database == "" && keep.Configured {
-		io.N8NDir = o.N8NDir // the configuration has the folder, too
-	}
 	in, err := a.instance(io)
 	if err != nil {
 		return nil, err

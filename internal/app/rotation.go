@@ -10,6 +10,7 @@ import (
 
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/n8nhome"
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/rotate"
 	"github.com/n8keep/n8keep/internal/service"
 )
@@ -58,7 +59,7 @@ func realPath(path string) string {
 func (a *App) notRotating(database string) error {
 	j, err := rotate.Unfinished(a.StateDir, database)
 	if err != nil {
-		return err
+		return a.unreadable(err)
 	}
 	if j != nil {
 		return j.Busy()
@@ -66,12 +67,19 @@ func (a *App) notRotating(database string) error {
 	return nil
 }
 
+// unreadable is about a journal that may be of this database, or of another one.
+func (a *App) unreadable(err error) error {
+	p := problem.Wrap(problem.KindOf(err), err, "whether a rotation of this database is under way is not known")
+	return p.WithHint("%s", problem.HintOf(err)).
+		WithHint("if it is the journal of another database, or nothing of it is needed, move its folder out of %q", filepath.Join(a.StateDir, "rotations"))
+}
+
 // notRotatingServer is notRotating for all that is in a database of a server: a
 // restore exchanges the whole of it.
 func (a *App) notRotatingServer(dsn string) error {
 	all, err := rotate.List(a.StateDir)
 	if err != nil {
-		return err
+		return a.unreadable(err)
 	}
 	at := postgresLocation(dsn)
 	for _, j := range slices.Backward(all) {
@@ -88,19 +96,16 @@ func (a *App) restoreTarget(to string) string { return realPath(n8nhome.Database
 // reopening is what a rotation's journal keeps, so that it can be gone on with by its
 // id alone. It holds addresses without passwords, and references.
 type reopening struct {
-	N8NDir          string       `json:"n8n_dir,omitempty"`
-	Database        string       `json:"database,omitempty"` // a path, an address or a reference, as it was given
-	FromEnvironment bool         `json:"from_environment,omitempty"`
-	Configured      bool         `json:"configured,omitempty"` // the database is the configuration's
-	TablePrefix     string       `json:"table_prefix,omitempty"`
-	Schema          string       `json:"schema,omitempty"`
-	ConfigFile      string       `json:"config_file,omitempty"`
-	Service         service.Spec `json:"service,omitzero"`
-	Targets         []string     `json:"targets,omitempty"`
-	Recipients      []string     `json:"recipients,omitempty"`
-	RecipientFiles  []string     `json:"recipient_files,omitempty"`
-	AssumeStopped   bool         `json:"assume_stopped,omitempty"`
-	KeySetByUser    bool         `json:"key_set_by_user,omitempty"`
+	N8NDir         string       `json:"n8n_dir,omitempty"`
+	Database       string       `json:"database,omitempty"` // a path, an address or a reference; "" for what n8n's variables say
+	TablePrefix    string       `json:"table_prefix,omitempty"`
+	Schema         string       `json:"schema,omitempty"`
+	Service        service.Spec `json:"service,omitzero"`
+	Targets        []string     `json:"targets,omitempty"`
+	Recipients     []string     `json:"recipients,omitempty"`
+	RecipientFiles []string     `json:"recipient_files,omitempty"`
+	AssumeStopped  bool         `json:"assume_stopped,omitempty"`
+	KeySetByUser   bool         `json:"key_set_by_user,omitempty"`
 }
 
 // Rotations lists what the state folder knows.
