@@ -124,7 +124,7 @@ type Rotation struct {
 	Values     int64           `json:"values"`                 // that got new bytes
 	Quarantine int64           `json:"quarantined"`            // left as they are: open under no key
 	Left       []Secret        `json:"quarantine,omitempty"`   // the first 100 of these
-	LeftBehind int64           `json:"left_behind"`            // finished executions still under the old key
+	LeftBehind int64           `json:"left_behind,omitempty"`  // finished executions still under the old key, of "rotate instance"
 	// Downtime is from n8n's stop until it was healthy again; 0 as long as that is
 	// not known.
 	Downtime   float64       `json:"downtime_seconds"`

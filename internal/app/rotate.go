@@ -155,7 +155,6 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	done = resultDoc(res)
 	done.Plan, done.Exposed, done.LeftBehind = plan, plan.Exposed, plan.LeftBehind
 	done.Do = slices.Concat(made.before, done.Do, made.afterwards)
-	done.Warnings = append(slices.Clone(plan.Warnings), done.Warnings...)
 	counts["changed"], counts["quarantined"] = done.Values, done.Quarantine
 	if o.Finalise && (err == nil || problem.KindOf(err) == problem.Partial) {
 		partial := err
@@ -221,10 +220,29 @@ func (a *App) engineConfig(r *rotating, receipt audit.Receipt) (rotate.Config, e
 	if !r.noBackup {
 		cfg.Backup = func(ctx context.Context) (rotate.BackupRef, error) { return a.take(ctx, r.backup) }
 	}
-	if a.Progress != nil {
-		cfg.Progress = func(step rotate.StepName, table string, rows int64) { a.Progress(string(step), rows, 0) }
-	}
+	cfg.Progress = a.stepProgress()
 	return cfg, nil
+}
+
+// stepProgress shows one step at a time. A backup shows its own phases.
+func (a *App) stepProgress() func(step rotate.StepName, table string, rows int64) {
+	if a.Progress == nil {
+		return nil
+	}
+	words := map[rotate.StepName]string{rotate.StepStop: "stopping n8n", rotate.StepApply: "encrypting", rotate.StepStart: "starting n8n", rotate.StepVerify: "proving",
+		rotate.StepRollbackStop: "stopping n8n", rotate.StepRollbackApply: "going back", rotate.StepRollbackStart: "starting n8n", rotate.StepRollbackVerify: "proving"}
+	shown := ""
+	return func(step rotate.StepName, _ string, rows int64) {
+		if phase := words[step]; phase != shown {
+			if shown != "" {
+				a.Progress(shown, 1, 1) // it has ended
+			}
+			shown = phase
+		}
+		if shown != "" {
+			a.Progress(shown, rows, 0)
+		}
+	}
 }
 
 func engineKey(k resolvedKey) rotate.Key {

@@ -52,7 +52,9 @@ func (a *App) rotationPlan(ctx context.Context, r *rotating, choices rotate.Choi
 		cfg.KeyRotation = string(flag)
 	}
 	if a.Progress != nil {
-		cfg.Progress = func(_ string, rows int64) { a.Progress("reading the database", rows, 0) }
+		const phase = "reading the database"
+		cfg.Progress = func(_ string, rows int64) { a.Progress(phase, rows, 0) }
+		defer a.Progress(phase, 1, 1)
 	}
 	p, err := rotate.MakePlan(ctx, cfg)
 	if err != nil {

@@ -102,6 +102,9 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if u := doc.Rollback; u != nil {
 		counts["restored"], counts["rewritten"], counts["gone"] = u.Restored, u.Rewritten, u.Gone
 	}
+	if j.Choices.AfterLeak && (doc.State == string(rotate.Verified) || doc.State == string(rotate.Finalised)) {
+		doc.Do = append(doc.Do, "go through the checklist of what was exposed, which the plan has printed; once the rotation is finalised, \"n8keep rotate instance --after-leak --dry-run\" with yet another new key prints it again")
+	}
 	doc.Seconds = a.since(start)
 	return doc, err
 }

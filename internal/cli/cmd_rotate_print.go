@@ -191,7 +191,9 @@ func (c *commands) printRotation(d *api.Rotation) {
 		c.term.Table([]string{"step!", "state!", "began!", "took>", "!"}, rows)
 	}
 	c.printFailures(d.Left)
-	c.printExposed(d.Exposed, nil)
+	if d.Plan == nil { // which was shown before it was carried out
+		c.printExposed(d.Exposed, nil)
+	}
 	c.list("to do", d.Do)
 	if len(d.NeedOldKey) > 0 {
 		c.term.Line("")
