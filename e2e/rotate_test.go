@@ -224,9 +224,7 @@ func rotateStory(t *testing.T, p place) {
 	step := func(name string, f func(t *testing.T)) {
 		t.Helper()
 		if !t.Run(name, f) {
-			if os.Getenv("H8_GOON") == "" {
-				t.FailNow()
-			}
+			t.FailNow()
 		}
 	}
 	h, l := begin(t, p)

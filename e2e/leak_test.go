@@ -1,0 +1,86 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/n8keep/n8keep/internal/api"
+	"github.com/n8keep/n8keep/internal/labn8n"
+)
+
+// TestAfterLeak replaces the key of a living n8n whose old key somebody knows: nothing that hangs on the old key is worth
+// anything afterwards, and no plaintext is lost.
+func TestAfterLeak(t *testing.T) {
+	if os.Getenv("N8KEEP_SOAK") == "" {
+		return // the tests of the engine have it, without an n8n
+	}
+	for _, p := range places() {
+		t.Run(p.name(), func(t *testing.T) { leakStory(t, p) })
+	}
+}
+
+func leakStory(t *testing.T, p place) {
+	h, l := begin(t, p)
+	r := newRotator(t, h, l)
+	newKey := r.read(t, r.newKey)
+	done := r.rotation(t, r.instance(t, 0, append(r.hooks(t), "--after-leak", "--yes")...), "verified")
+	r.keyIs(t, newKey)
+	main, worker := h.servers(t)
+	l.worker = worker
+	ctx, c := t.Context(), l.live.Session
+
+	ended := func(what string, err error) {
+		t.Helper()
+		var status *labn8n.StatusError
+		if !errors.As(err, &status) || status.Status != http.StatusUnauthorized {
+			t.Errorf("%s of before: %v, want 401", what, err)
+		}
+	}
+	_, err := c.SessionUser(ctx)
+	ended("the session", err)
+	ended("the API key", main.Client(t, l.facts.APIKey).Do(ctx, "GET", "/api/v1/workflows", nil, nil))
+	_, err = c.Approve(ctx, l.live.Approvals[0], l.echo)
+	ended("an approval link", err)
+
+	if err := c.Login(ctx, l.facts.Email, l.facts.Password, l.facts.MFASecret); err != nil {
+		t.Fatalf("login with MFA: %v", err)
+	}
+	want := l.facts.HeaderAuth.Data["value"]
+	c.AwaitWebhook(t, l.facts)
+	if got, err := c.CallWebhook(ctx, l.facts); err != nil || got != want {
+		t.Errorf("the webhook sent %q (%v), want %q", got, err, want)
+	}
+	l.oauthWorks(t)
+	l.exports(t, 0)
+	l.quiet(t, main)
+	for _, cred := range l.facts.Credentials {
+		if !slices.ContainsFunc(done.Exposed, func(e api.Exposed) bool { return e.Kind == "credential" && e.ID == cred.ID && e.Type == cred.Type }) {
+			t.Errorf("credential %s is not listed as exposed", cred.ID)
+		}
+	}
+	if p.hasRows() && p.cliReads() {
+		active := ""
+		now := r.dataKeys(t)
+		for id, k := range now.byID {
+			if k.Status == "active" {
+				active = id
+			}
+		}
+		if now.Legacy != 0 || active == "" || now.byID[active].Values == 0 {
+			t.Errorf("data keys afterwards: %+v", now)
+		}
+	}
+
+	// There is a way back here, too.
+	r.rotation(t, r.run(t, 0, "rotate", "rollback", done.ID, "--yes", "--json"), "rolled-back")
+	r.keyIs(t, r.key)
+	if err := c.Login(ctx, l.facts.Email, l.facts.Password, l.facts.MFASecret); err != nil {
+		t.Fatalf("login with MFA after the rollback: %v", err)
+	}
+	l.on(t, h)
+}
