@@ -67,9 +67,9 @@ func (e *engine) finalise(ctx context.Context, hooks FinaliseHooks) error {
 }
 
 // destroy ends it. The keyring comes first: without it the old key could be lost
-// together with the journal.
+// together with the journal. Once that has none, the keyring has it.
 func (e *engine) destroy(ctx context.Context, hooks FinaliseHooks) error {
-	if hooks.Keyring != nil {
+	if hooks.Keyring != nil && e.j.Wrapped != nil {
 		if err := e.do("keyring", "", func() error { return hooks.Keyring(ctx) }); err != nil {
 			return err
 		}

@@ -86,7 +86,16 @@ func (j job) do() (*Result, error) {
 		return Rollback(ctx, cfg)
 	case "finalise":
 		return Finalise(ctx, cfg, FinaliseHooks{
-			Keyring: func(context.Context) error { return os.WriteFile(j.path("keyring"), []byte("new"), 0o600) },
+			Keyring: func(context.Context) error {
+				journal, err := Open(j.path("state"), testID)
+				if err != nil {
+					return err
+				}
+				if key, err := journal.OldKey(mustKey(newText)); err != nil || !key.Equal(mustKey(j.Old)) {
+					return fmt.Errorf("the old key is not in the journal: %w", err)
+				}
+				return os.WriteFile(j.path("keyring"), []byte("new"), 0o600)
+			},
 			Backup: func(context.Context) (BackupRef, error) {
 				return BackupRef{ID: "fresh", Target: "t", Created: time.Now(), Taken: true}, nil
 			},

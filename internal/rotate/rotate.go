@@ -130,7 +130,8 @@ type Config struct {
 }
 
 // FinaliseHooks are what ends a rotation beside the journal. Each may be called again
-// by the next Finalise if something failed after it.
+// by the next Finalise if something failed after it; the journal's OldKey is there as
+// long as Keyring is called.
 type FinaliseHooks struct {
 	// Keyring makes the new key the active one and retires the old one. Optional.
 	Keyring func(context.Context) error
