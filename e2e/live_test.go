@@ -102,9 +102,17 @@ func (l *life) works(t *testing.T, s *labn8n.Server) {
 			t.Errorf("the editor shows credential %s as %v (%v)", id, got, err)
 		}
 	}
-	now := l.exports(t, 1)
-	if got := now[made.ID]["data"]; !cmp.Equal(got, any(made.Data)) {
-		t.Errorf("the new credential is exported as %v", got)
+	added := []labn8n.Credential{made}
+	if l.place.dataKeys { // what the server writes is under a data key: the command line writes under the instance key
+		imported := labn8n.Credential{ID: fmt.Sprintf("labMade%09d", n), Name: fmt.Sprintf("Imported %d", n), Type: "httpHeaderAuth", Data: madeData(100 + n)}
+		l.in.ImportCredential(t, l.facts, imported)
+		added = append(added, imported)
+	}
+	now := l.exports(t, len(added))
+	for _, cred := range added {
+		if got := now[cred.ID]["data"]; !cmp.Equal(got, any(cred.Data)) {
+			t.Errorf("the new credential %s is exported as %v", cred.ID, got)
+		}
 	}
 	// One of the old ones is saved again by n8n, for the next change of the key to meet.
 	if err := c.UpdateCredential(ctx, l.facts.Credentials[2+n]); err != nil {

@@ -225,6 +225,12 @@ func (in Instance) ImportForeignCredential(t testing.TB, f *Facts) string {
 	return id
 }
 
+// ImportCredential has n8n's own import take a credential, which must have an id.
+func (in Instance) ImportCredential(t testing.TB, f *Facts, cred Credential) {
+	t.Helper()
+	in.importFile(t, "import:credentials", f.OwnerID, asImport([]Credential{cred}))
+}
+
 // importFile hands a list to an import command of n8n.
 func (in Instance) importFile(t testing.TB, command, owner string, list any) {
 	t.Helper()
