@@ -64,6 +64,11 @@ func SwapSQLite(ctx context.Context, cfg SwapSQLiteConfig) (*Swapper, error) {
 	// Waiting is done in Go, where it can be cancelled.
 	options := strings.NewReplacer("mode=ro", "mode=rw", "_pragma=query_only(1)", "_txlock=immediate",
 		"busy_timeout(5000)", "busy_timeout(200)").Replace(dsn(s.path, ""))
+	if head, err := readHeader(s.path); err == nil && head.wal() {
+		// Others wait while a commit waits for the disk. Without that a power loss takes back
+		// the last commits, in order, and with them what n8n has written since; see Flush.
+		options += "&_pragma=synchronous(1)"
+	}
 	if s.write, err = sql.Open("sqlite", options); err != nil {
 		return nil, errors.Join(explainSQLite(s.path, err), db.Close())
 	}
@@ -101,6 +106,16 @@ func SwapPostgres(ctx context.Context, cfg SwapPostgresConfig) (*Swapper, error)
 	s.write = stdlib.OpenDB(*c)
 	s.write.SetMaxOpenConns(1)
 	return s, nil
+}
+
+// Flush waits until what was committed is on the disk. PostgreSQL has waited before.
+func (s *Swapper) Flush(ctx context.Context) error {
+	if s.engine == Postgres {
+		return nil
+	}
+	var busy, log, moved int
+	err := s.write.QueryRowContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)").Scan(&busy, &log, &moved)
+	return s.explainWrite(ctx, err)
 }
 
 // Close ends the connections. Where nobody else has the file open, SQLite moves its

@@ -135,6 +135,7 @@ type Pass struct {
 	Changed  int64 // that were written
 	Lost     int64 // rows that n8n, or somebody, has written first
 	Unopened int64
+	Longest  float64 // seconds that one transaction took at most
 	Seconds  float64
 }
 

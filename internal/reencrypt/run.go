@@ -69,6 +69,9 @@ func (r *run) passes(ctx context.Context) error {
 		if found {
 			continue
 		}
+		if err := r.cfg.DB.Flush(ctx); err != nil {
+			return err
+		}
 		if err := r.prove(ctx); err != nil {
 			return err
 		}
@@ -151,7 +154,7 @@ func (r *run) pass(ctx context.Context, number int) (found bool, err error) {
 			}
 		},
 	})
-	p := Pass{Number: number, Values: done.Values, Changed: done.Changed, Lost: done.Lost, Unopened: done.Unopened}
+	p := Pass{Number: number, Values: done.Values, Changed: done.Changed, Lost: done.Lost, Unopened: done.Unopened, Longest: done.Longest.Seconds()}
 	r.out.Changed += done.Changed
 	r.out.Lost += done.Lost
 	for id, n := range done.ByPlace {
