@@ -16,6 +16,7 @@ import (
 // TestTableIsComplete: every combination has a row, every row is met, and what is
 // refused says why and what to do.
 func TestTableIsComplete(t *testing.T) {
+	t.Parallel()
 	met := map[int]bool{}
 	n := 0
 	for _, versions := range []string{Before218, From218, From239} {
@@ -47,6 +48,7 @@ func TestTableIsComplete(t *testing.T) {
 
 // TestDecisions repeats decisions.md in other words than the table.
 func TestDecisions(t *testing.T) {
+	t.Parallel()
 	allowed := func(versions string, flag Flag, state State, to string) bool {
 		_, here := Look(versions, flag, state, target(t, to))
 		return here.Allowed
@@ -75,6 +77,7 @@ func TestDecisions(t *testing.T) {
 }
 
 func TestFlagOf(t *testing.T) {
+	t.Parallel()
 	env := func(value string, set bool) func(string) (string, bool) {
 		return func(name string) (string, bool) {
 			if name != "N8N_ENV_FEAT_ENCRYPTION_KEY_ROTATION" {
@@ -106,6 +109,7 @@ func TestFlagOf(t *testing.T) {
 
 // TestRefusals: the text, the hint and the kind of each, and that nothing is written.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	const later = "2.41.1-sqlite-keyrotation"
 	inactive := func(p *place) string {
 		for id, d := range p.Deployment {
@@ -206,6 +210,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestParseTarget(t *testing.T) {
+	t.Parallel()
 	for _, s := range []string{"active", "legacy", "lMv5Dv4KgWv8L6xc"} {
 		if got := target(t, s).String(); got != s {
 			t.Errorf("%q came back as %q", s, got)
@@ -221,6 +226,7 @@ func TestParseTarget(t *testing.T) {
 
 // TestStartedMeanwhile: n8n had to be stopped, and was started between two passes.
 func TestStartedMeanwhile(t *testing.T) {
+	t.Parallel()
 	p := copyOf(t, "2.41.1-sqlite-keyrotation")
 	cfg := p.config(t, "legacy", FlagOn, Stopped)
 	n := 0
@@ -237,6 +243,7 @@ func TestStartedMeanwhile(t *testing.T) {
 }
 
 func TestUncheckedCountsAsRunning(t *testing.T) {
+	t.Parallel()
 	p := copyOf(t, "2.41.1-sqlite-keyrotation")
 	cfg := p.config(t, "legacy", FlagOn, Stopped)
 	cfg.Attached = func(context.Context) (n8ndb.Attached, error) {
@@ -255,6 +262,7 @@ func TestUncheckedCountsAsRunning(t *testing.T) {
 
 // TestValuesThatDoNotOpen are left byte for byte, and said.
 func TestValuesThatDoNotOpen(t *testing.T) {
+	t.Parallel()
 	p := copyOf(t, "2.41.1-sqlite")
 	p.credentials(t, 3)
 	other, err := n8ndbtest.Key(t, "another-instance-key-0123456789").EncryptCBC([]byte(`{"a":1}`))
@@ -275,6 +283,7 @@ func TestValuesThatDoNotOpen(t *testing.T) {
 
 // TestWarnings of plans that are allowed.
 func TestWarnings(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		fixture string
 		to      string
@@ -308,6 +317,7 @@ func TestWarnings(t *testing.T) {
 }
 
 func TestObstacles(t *testing.T) {
+	t.Parallel()
 	p := seeded(t, "2.41.1-sqlite")
 	plan, err := MakePlan(context.Background(), p.config(t, "legacy", FlagOff, Runs))
 	if err != nil {

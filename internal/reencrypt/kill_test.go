@@ -68,6 +68,7 @@ func killed() error {
 // TestKilledAnywhere kills a run at each point. Every value opens afterwards to what it
 // was, and a second run ends what the first has begun.
 func TestKilledAnywhere(t *testing.T) {
+	t.Parallel()
 	binary := filepath.Join(t.TempDir(), "killed.test")
 	if out, err := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)

@@ -13,6 +13,7 @@ import (
 // TestThereAndBack: everything to the active key, and back to the instance key, on what
 // real n8n wrote; plaintexts stay what they were, and a second run finds nothing.
 func TestThereAndBack(t *testing.T) {
+	t.Parallel()
 	tested := 0
 	for _, name := range n8ndbtest.Names(t) {
 		f := n8ndbtest.Load(t, name)
@@ -56,6 +57,7 @@ func TestThereAndBack(t *testing.T) {
 // TestEveryPlace moves what a seed has put into every place, files included, there and
 // back with n8n stopped.
 func TestEveryPlace(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
 		t.Run(name, func(t *testing.T) {
 			p := seeded(t, name)
@@ -86,6 +88,7 @@ func TestEveryPlace(t *testing.T) {
 }
 
 func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
 	p := seeded(t, "2.41.1-sqlite")
 	before := p.contents(t, n8ndb.AllExecutions)
 	plan, err := MakePlan(context.Background(), p.config(t, "active", FlagOn, Runs))
@@ -104,6 +107,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 
 // TestRate keeps the bound.
 func TestRate(t *testing.T) {
+	t.Parallel()
 	p := copyOf(t, "2.41.1-sqlite")
 	p.credentials(t, 20)
 	cfg := p.config(t, "active", FlagOn, Runs)
@@ -122,6 +126,7 @@ func TestRate(t *testing.T) {
 
 // TestCancelled: a second run goes on where the first was.
 func TestCancelled(t *testing.T) {
+	t.Parallel()
 	p := copyOf(t, "2.41.1-postgres")
 	p.credentials(t, 60)
 	before := p.contents(t, n8ndb.Unfinished)

@@ -138,6 +138,7 @@ func (s *saves) report(t testing.TB, name string) {
 // TestBesideAWriter: while credentials are saved 200 times a second, all of them are
 // moved. Nothing that was saved is lost, and nothing reverted to what was before.
 func TestBesideAWriter(t *testing.T) {
+	t.Parallel()
 	n, rate := 1000, 400
 	if os.Getenv("N8KEEP_SOAK") == "1" {
 		n, rate = 20_000, 0
@@ -195,6 +196,7 @@ func TestBesideAWriter(t *testing.T) {
 // TestSavedInBetween: somebody saves a value after it was read and before it is
 // written. It is left to the next pass, which does not meet the old one.
 func TestSavedInBetween(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
 		t.Run(name, func(t *testing.T) {
 			p := copyOf(t, name)
@@ -245,6 +247,7 @@ func TestSavedInBetween(t *testing.T) {
 // TestNoConvergence: an n8n whose flag is not what was said writes under the instance
 // key as fast as it is moved away.
 func TestNoConvergence(t *testing.T) {
+	t.Parallel()
 	p := copyOf(t, "2.41.1-sqlite")
 	p.credentials(t, 5)
 	db := p.open(t)
