@@ -1,9 +1,6 @@
 package reencrypt
 
 import (
-	"strconv"
-	"strings"
-
 	"github.com/n8keep/n8keep/internal/n8ndb"
 )
 
@@ -143,17 +140,3 @@ func Look(versions string, flag Flag, state State, to Target) ([]Combination, Co
 
 // workersBlind: in 2.18 to 2.21 only the main process can read data keys.
 func workersBlind(v n8ndb.Version) bool { return !v.Before(2, 18) && v.Before(2, 22) }
-
-// exact reports whether a version is one release and no range.
-func exact(v n8ndb.Version) bool {
-	parts := strings.Split(v.N8N, ".")
-	if len(parts) != 3 {
-		return false
-	}
-	for _, p := range parts {
-		if _, err := strconv.Atoi(p); err != nil {
-			return false
-		}
-	}
-	return true
-}
