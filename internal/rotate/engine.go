@@ -290,7 +290,7 @@ func (e *engine) unwrap() error {
 			WithHint("nothing was touched; the keys were in %s", e.keyPaths()).
 			WithHint("give them with --key-file OLD and --new-key-file NEW")
 	}
-	return nil
+	return e.sweepFolder() // a killed process may have been writing the journal
 }
 
 func (e *engine) keyPaths() string {
