@@ -41,7 +41,7 @@ func (p place) name() string {
 		}
 	}
 	slices.Sort(parts[2:])
-	return strings.Join(parts, "/")
+	return strings.Join(parts, "-")
 }
 
 const (
@@ -281,7 +281,7 @@ func rotateStory(t *testing.T, p place) {
 	})
 	step("rollback, after n8n has written with the new key", func(t *testing.T) {
 		done := r.rotation(t, r.run(t, 0, "rotate", "rollback", first.ID, "--yes", "--json"), "rolled-back")
-		if done.Rollback == nil || done.Rollback.Restored == 0 || done.Rollback.Rewritten == 0 {
+		if done.Rollback == nil || done.Rollback.Restored == 0 || done.Rollback.Rewritten == 0 || done.Rollback.Gone != 0 {
 			t.Errorf("rollback: %+v", done.Rollback)
 		}
 		r.keyIs(t, oldKey)
