@@ -167,6 +167,8 @@ func TestParseRefuses(t *testing.T) {
 		"parameters unreadable": {"targets:\n  s:\n    url: s3://bucket/?x=%zzhunter2\n", "the parameters of the address are malformed (they are not shown here", "url: …"},
 		"engine":                {"instances:\n  prod:\n    engine: mysqldump\n", "instances.prod.engine: auto, pg_dump or native is expected", "engine: …"},
 		"when running":          {"instances:\n  prod:\n    when_running: stop\n", "continue, wait or fail is expected", "when_running: …"},
+		"unit":                  {"instances:\n  prod:\n    systemd_units: [\"n8n; rm\"]\n", "the name of a unit or service: letters, digits and any of _.@:- is expected", "systemd_units: …"},
+		"secret in a command":   {"instances:\n  prod:\n    stop_command: " + hex, "the value looks like a secret", "stop_command: …"},
 		"duration":              {"instances:\n  prod:\n    yield_after: 30\n", "a time of at least one second is expected, like 30s, 10m or 2h", "yield_after: …"},
 		"short duration":        {"instances:\n  prod:\n    wait_limit: 0s\n", "a time of at least one second is expected", "wait_limit: …"},
 		"api key itself":        {"instances:\n  prod:\n    api_key: eyJhbGciOiJIUzI1NiJ9.hunter2.x\n", "a reference is expected", "api_key: …"},
