@@ -105,7 +105,7 @@ func (l *life) works(t *testing.T, s *labn8n.Server) {
 	added := []labn8n.Credential{made}
 	if l.place.dataKeys { // what the server writes is under a data key: the command line writes under the instance key
 		imported := labn8n.Credential{ID: fmt.Sprintf("labMade%09d", n), Name: fmt.Sprintf("Imported %d", n), Type: "httpHeaderAuth", Data: madeData(100 + n)}
-		l.in.ImportCredential(t, l.facts, imported)
+		l.in.ImportCredentials(t, l.facts, imported)
 		added = append(added, imported)
 	}
 	now := l.exports(t, len(added))

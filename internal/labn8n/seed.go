@@ -225,10 +225,10 @@ func (in Instance) ImportForeignCredential(t testing.TB, f *Facts) string {
 	return id
 }
 
-// ImportCredential has n8n's own import take a credential, which must have an id.
-func (in Instance) ImportCredential(t testing.TB, f *Facts, cred Credential) {
+// ImportCredentials has n8n's own import take credentials, which must have ids.
+func (in Instance) ImportCredentials(t testing.TB, f *Facts, creds ...Credential) {
 	t.Helper()
-	in.importFile(t, "import:credentials", f.OwnerID, asImport([]Credential{cred}))
+	in.importFile(t, "import:credentials", f.OwnerID, asImport(creds))
 }
 
 // importFile hands a list to an import command of n8n.
