@@ -262,7 +262,7 @@ func TestRewritePages(t *testing.T) {
 				t.Fatal(err)
 			}
 			before.apply(t, f, changes)
-			if diff := cmp.Diff(before, dump(t, f, location)); diff != "" {
+			if diff := difference(before, dump(t, f, location)); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -299,7 +299,7 @@ func TestWritePostgresLost(t *testing.T) {
 			t.Errorf("%s: closing: %v", at, err)
 		}
 	}
-	if diff := cmp.Diff(before, dump(t, f, dsn)); diff != "" {
+	if diff := difference(before, dump(t, f, dsn)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -393,7 +393,7 @@ func TestWritePostgresCommitLost(t *testing.T) {
 		if passOn {
 			want.apply(t, f, changes)
 		}
-		if diff := cmp.Diff(want, dump(t, f, dsn)); diff != "" {
+		if diff := difference(want, dump(t, f, dsn)); diff != "" {
 			t.Errorf("passed on %t: %s", passOn, diff)
 		}
 	}

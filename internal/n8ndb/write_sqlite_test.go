@@ -208,7 +208,7 @@ func TestWriteSQLiteJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	before.apply(t, f, changes)
-	if diff := cmp.Diff(before, dump(t, f, path)); diff != "" {
+	if diff := difference(before, dump(t, f, path)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -337,11 +337,11 @@ func TestWriteSQLiteKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if diff := cmp.Diff(before, dump(t, f, open)); diff != "" {
+		if diff := difference(before, dump(t, f, open)); diff != "" {
 			t.Errorf("%s, killed before the commit: %s", name, diff)
 		}
 		before.apply(t, f, changes)
-		if diff := cmp.Diff(before, dump(t, f, committed)); diff != "" {
+		if diff := difference(before, dump(t, f, committed)); diff != "" {
 			t.Errorf("%s, killed after the commit: %s", name, diff)
 		}
 	}
@@ -426,7 +426,7 @@ func TestRewriteEnds(t *testing.T) {
 				t.Errorf("%s: %v", at, err)
 			}
 		}
-		if diff := cmp.Diff(before, dump(t, f, location)); diff != "" {
+		if diff := difference(before, dump(t, f, location)); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -459,7 +459,7 @@ func TestWriteSQLiteFull(t *testing.T) {
 		if err := w.Close(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if diff := cmp.Diff(before, dump(t, f, path)); diff != "" {
+		if diff := difference(before, dump(t, f, path)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"iter"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,6 +132,25 @@ func dump(t testing.TB, f n8ndbtest.Fixture, location string) dumped {
 		rows.Close()
 	}
 	return all
+}
+
+// difference is what cmp.Diff would say, in a fraction of the time.
+func difference(want, got dumped) string {
+	var list []string
+	for table := range want {
+		if len(want[table]) != len(got[table]) {
+			list = append(list, fmt.Sprintf("%s has %d rows, not %d", table, len(got[table]), len(want[table])))
+		}
+		for key, row := range want[table] {
+			if !maps.Equal(row, got[table][key]) {
+				list = append(list, fmt.Sprintf("%s %q: %s", table, key, cmp.Diff(row, got[table][key])))
+			}
+		}
+	}
+	if len(want) != len(got) || len(want) == 0 {
+		list = append(list, fmt.Sprintf("%d tables, not %d", len(got), len(want)))
+	}
+	return strings.Join(list[:min(len(list), 5)], "\n")
 }
 
 // quoted is a text as dump has it.
@@ -277,7 +297,7 @@ func TestRewrite(t *testing.T) {
 				}
 			}
 			expected.apply(t, f, changes)
-			if diff := cmp.Diff(expected, want); diff != "" {
+			if diff := difference(expected, want); diff != "" {
 				t.Errorf("something else has changed: %s", diff)
 			}
 
@@ -296,7 +316,7 @@ func TestRewrite(t *testing.T) {
 			if err := w.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(before, dump(t, f, location)); diff != "" {
+			if diff := difference(before, dump(t, f, location)); diff != "" {
 				t.Errorf("the pre-images do not bring everything back: %s", diff)
 			}
 		})
@@ -327,7 +347,7 @@ func TestRewriteRolledBack(t *testing.T) {
 			if err := w.Close(); err != nil {
 				t.Errorf("closing again: %v", err)
 			}
-			if diff := cmp.Diff(before, dump(t, f, location)); diff != "" {
+			if diff := difference(before, dump(t, f, location)); diff != "" {
 				t.Error(diff)
 			}
 		}
