@@ -129,9 +129,12 @@ func madeData(n int) map[string]any {
 
 func madeHook(n int) string { return fmt.Sprintf("lab-made-%d", n) }
 
-// quiet reads the logs: n8n decrypted all that it wanted to.
+// quiet reads the logs: n8n decrypted all that it wanted to, in queue mode the worker did.
 func (l *life) quiet(t *testing.T, servers ...*labn8n.Server) {
 	t.Helper()
+	if l.worker != nil && !strings.Contains(l.worker.Log(), "Worker finished execution") {
+		t.Errorf("the worker executed nothing:\n%s", l.worker.Log())
+	}
 	for _, s := range append(servers, l.worker) {
 		if s == nil {
 			continue
