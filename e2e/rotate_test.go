@@ -353,11 +353,12 @@ func (r *rotator) plannedSecrets(t *testing.T, plan api.RotationPlan, key string
 			continue
 		}
 		out, err := exec.CommandContext(t.Context(), "sh", "-c", d.Obtain).Output()
-		if value := pinned(t, key)[d.Variable]; err != nil || value == "" || string(out) != value {
+		says := strings.TrimSuffix(string(out), "\n") // as $(...) does
+		if value := pinned(t, key)[d.Variable]; err != nil || value == "" || says != value {
 			t.Errorf("%q prints %q (%v) for %s, want %q", d.Obtain, out, err, d.Variable, value)
 			continue
 		}
-		r.h.set(d.Variable + "=" + string(out))
+		r.h.set(d.Variable + "=" + says)
 	}
 	t.Logf("derived secrets: %v", how)
 	want := "environment"
