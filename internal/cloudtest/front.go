@@ -31,7 +31,8 @@ type Front struct {
 	URL string
 
 	// Rule looks at each request, in the order of arrival, and returns its fault, nil for
-	// none. It may be called from several goroutines, one at a time.
+	// none. It may be called from several goroutines, one at a time. Once there were
+	// requests, Follow changes it.
 	Rule func(n int, r *http.Request) *Fault
 
 	mu       sync.Mutex
@@ -68,6 +69,13 @@ func (f *Front) Requests() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]string(nil), f.requests...)
+}
+
+// Follow sets the rule for the requests to come.
+func (f *Front) Follow(rule func(n int, r *http.Request) *Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Rule = rule
 }
 
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {

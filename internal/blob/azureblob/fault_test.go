@@ -283,7 +283,7 @@ func TestServerThatStaysAway(t *testing.T) {
 	if problem.KindOf(err) != problem.Unreachable || problem.HintOf(err) == "" || strings.Contains(err.Error(), "sig=") {
 		t.Errorf("%v, hint %q", err, problem.HintOf(err))
 	}
-	a.Rule = nil
+	a.Follow(nil)
 	if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, blob.ErrNotFound) {
 		t.Errorf("Stat: %v", err)
 	}

@@ -159,7 +159,7 @@ func TestServerThatStaysAway(t *testing.T) {
 	if problem.KindOf(err) != problem.Unreachable || problem.HintOf(err) == "" || strings.Contains(err.Error(), "upload_id") {
 		t.Errorf("%v, hint %q", err, problem.HintOf(err))
 	}
-	g.Rule = nil
+	g.Follow(nil)
 	if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, blob.ErrNotFound) {
 		t.Errorf("Stat: %v", err)
 	}

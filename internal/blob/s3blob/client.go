@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -191,7 +192,7 @@ func transport(stall time.Duration, authorities *x509.CertPool) *awshttp.Buildab
 			if err != nil {
 				return nil, err
 			}
-			return moving{c, stall}, nil
+			return &moving{Conn: c, stall: stall}, nil
 		}
 		t.MaxIdleConnsPerHost = 4
 		t.WriteBufferSize = 64 << 10
@@ -207,20 +208,35 @@ func transport(stall time.Duration, authorities *x509.CertPool) *awshttp.Buildab
 type moving struct {
 	net.Conn
 	stall time.Duration
+	stood atomic.Bool // it stood still for that long
 }
 
-func (c moving) Read(p []byte) (int, error) {
+func (c *moving) Read(p []byte) (int, error) {
 	if err := c.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
+		return 0, c.why(err)
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	return n, c.why(err)
 }
 
-func (c moving) Write(p []byte) (int, error) {
+func (c *moving) Write(p []byte) (int, error) {
 	if err := c.SetDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
+		return 0, c.why(err)
 	}
-	return c.Conn.Write(p)
+	n, err := c.Conn.Write(p)
+	return n, c.why(err)
+}
+
+// why: of a pending read and write one meets the deadline, and the other one the
+// connection that was closed for it.
+func (c *moving) why(err error) error {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.stood.Store(true)
+	case errors.Is(err, net.ErrClosed) && c.stood.Load():
+		return os.ErrDeadlineExceeded
+	}
+	return err
 }
 
 // dated learns the service's time from every answer.
