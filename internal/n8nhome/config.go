@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/n8keep/n8keep/internal/durable"
@@ -158,6 +159,7 @@ var (
 	errFolder  = errors.New("it is a folder")
 	errSpecial = errors.New("it is neither a file nor a folder")
 	errSize    = errors.New("it is too large")
+	errLink    = errors.New("it is a symbolic link")
 )
 
 // readSmall reads a file of bounded size. A pipe by any other name than those of
@@ -185,6 +187,45 @@ func readSmall(path string, limit int64, openToo bool) ([]byte, fs.FileInfo, err
 	return b, info, err
 }
 
+// openRegular opens a file of that very name: no link, and nothing that could block.
+func openRegular(path string, flag int) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, nil, errLink
+	}
+	if errors.Is(err, syscall.ENXIO) { // a named pipe that nobody reads, a socket
+		return nil, nil, errSpecial
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		err = errFolder
+	} else if err == nil && !info.Mode().IsRegular() {
+		err = errSpecial
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// readRegular reads a small file without following a link.
+func readRegular(path string, limit int64) ([]byte, fs.FileInfo, error) {
+	f, info, err := openRegular(path, os.O_RDONLY)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%w: more than %d bytes", errSize, limit)
+	}
+	return b, info, err
+}
+
 // openFile matches the names of what the process was started with: standard
 // input, and the <(command) of shells.
 var openFile = regexp.MustCompile(`^(/dev/stdin|(/dev|/proc/self)/fd/\d+)$`)
@@ -196,6 +237,8 @@ func readHint(err error) string {
 		return "name the file itself, not the folder"
 	case errors.Is(err, errSpecial):
 		return "give a regular file; named pipes and devices are not read"
+	case errors.Is(err, errLink):
+		return "somebody has put a link there; put the file back, and look who writes to its folder"
 	case errors.Is(err, errSize):
 		return "this is another file than you think: look what it is"
 	case errors.Is(err, fs.ErrPermission):

@@ -101,11 +101,25 @@ func (t keyText) frame() string {
 }
 
 func (f KeyFile) read() ([]byte, fs.FileInfo, error) {
-	limit := int64(configLimit)
+	b, info, err := readSmall(f.Name, f.limit(), false)
+	return f.readable(b, info, err)
+}
+
+// read reads the file itself: Path has no links, unless somebody has put one there.
+func (s StagedFile) read() ([]byte, fs.FileInfo, error) {
+	f := s.file()
+	b, info, err := readRegular(s.Path, f.limit())
+	return f.readable(b, info, err)
+}
+
+func (f KeyFile) limit() int64 {
 	if f.Form == PlainForm {
-		limit = keyFileLimit
+		return keyFileLimit
 	}
-	b, info, err := readSmall(f.Name, limit, false)
+	return configLimit
+}
+
+func (f KeyFile) readable(b []byte, info fs.FileInfo, err error) ([]byte, fs.FileInfo, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		e := problem.New(problem.NotFound, "%s does not exist", f)
@@ -255,7 +269,7 @@ func (s StagedFile) file() KeyFile { return KeyFile{s.Form, s.Path} }
 
 func (s StagedFile) state(c KeyChange) (KeyState, keyText, fs.FileInfo, error) {
 	f := s.file()
-	b, info, err := f.read()
+	b, info, err := s.read()
 	if errors.Is(err, fs.ErrNotExist) {
 		return Missing, keyText{}, nil, nil
 	}

@@ -17,8 +17,8 @@ func mountPoint(path string) bool {
 }
 
 // copyAttributes gives a file the extended attributes of another: access lists,
-// security labels.
-func copyAttributes(from, to string) error {
+// security labels. By descriptor: a path in n8n's folder may have become a link meanwhile.
+func copyAttributes(from, to *os.File) error {
 	names, err := attributes(from)
 	if err != nil {
 		return err
@@ -31,21 +31,21 @@ func copyAttributes(from, to string) error {
 		if has, err := attribute(to, name); err == nil && bytes.Equal(has, value) {
 			continue
 		}
-		if err := unix.Setxattr(to, name, value, 0); err != nil {
-			return &os.PathError{Op: "setxattr", Path: to, Err: err}
+		if err := unix.Fsetxattr(int(to.Fd()), name, value, 0); err != nil {
+			return &os.PathError{Op: "setxattr", Path: to.Name(), Err: err}
 		}
 	}
 	return nil
 }
 
-func attributes(path string) ([]string, error) {
+func attributes(f *os.File) ([]string, error) {
 	b := make([]byte, 64<<10)
-	n, err := unix.Listxattr(path, b)
+	n, err := unix.Flistxattr(int(f.Fd()), b)
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, &os.PathError{Op: "listxattr", Path: path, Err: err}
+		return nil, &os.PathError{Op: "listxattr", Path: f.Name(), Err: err}
 	}
 	var names []string
 	for name := range bytes.SplitSeq(b[:n], []byte{0}) {
@@ -56,11 +56,11 @@ func attributes(path string) ([]string, error) {
 	return names, nil
 }
 
-func attribute(path, name string) ([]byte, error) {
+func attribute(f *os.File, name string) ([]byte, error) {
 	b := make([]byte, 64<<10)
-	n, err := unix.Getxattr(path, name, b)
+	n, err := unix.Fgetxattr(int(f.Fd()), name, b)
 	if err != nil {
-		return nil, &os.PathError{Op: "getxattr", Path: path, Err: err}
+		return nil, &os.PathError{Op: "getxattr", Path: f.Name(), Err: err}
 	}
 	return b[:n], nil
 }

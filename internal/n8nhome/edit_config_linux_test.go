@@ -1,6 +1,7 @@
 package n8nhome
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,15 @@ import (
 )
 
 func setAttribute(path, name, value string) error { return unix.Setxattr(path, name, []byte(value), 0) }
+
+func attributeOf(path, name string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return attribute(f, name)
+}
 
 // inNamespace runs a test of this binary again as root of a mount namespace of its
 // own, or as somebody else.
@@ -108,6 +118,42 @@ func TestMountPoint(t *testing.T) {
 	}
 	if _, err := f.Stage(KeyChange{Old: c.New, New: c.Old}); err == nil || !strings.Contains(err.Error(), "cannot be changed: it is a mount point") {
 		t.Error(err)
+	}
+}
+
+// TestAttributesByDescriptor: what n8n's user puts in the place of the file beside gets no attribute.
+func TestAttributesByDescriptor(t *testing.T) {
+	dir := t.TempDir()
+	open := func(name string) *os.File {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	from, to, victim := open("config"), open("beside"), open("victim")
+	if err := setAttribute(from.Name(), "user.n8keep-test", "value"); err != nil {
+		if errors.Is(err, unix.ENOTSUP) {
+			t.Log("this file system has no extended attributes")
+			return
+		}
+		t.Fatal(err)
+	}
+	if err := os.Remove(to.Name()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim.Name(), to.Name()); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyAttributes(from, to); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := attribute(to, "user.n8keep-test"); err != nil || string(got) != "value" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := attributes(victim); err != nil || len(got) != 0 {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

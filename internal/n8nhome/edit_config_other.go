@@ -2,11 +2,13 @@
 
 package n8nhome
 
+import "os"
+
 // mountPoint: files are not mounted here.
 func mountPoint(string) bool { return false }
 
 // copyAttributes copies nothing.
-func copyAttributes(string, string) error { return nil }
+func copyAttributes(_, _ *os.File) error { return nil }
 
 // folderWritable is found out by trying.
 func folderWritable(string) bool { return true }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,6 +31,11 @@ import (
 // what a kill or a power failure leaves in the middle of that is recognised and
 // finished or undone, for which KeyChange.Before is needed. So: Before goes into the
 // journal before Apply is called.
+//
+// The folder may be somebody's who is not to be trusted with what n8keep may do, since it
+// often runs as root. So Path, whose links were followed once, is never followed again: a
+// link there, or another file than the one that was read, is refused, and what is read
+// and written goes through one descriptor.
 type StagedFile struct {
 	Form    KeyForm     `json:"form"`
 	Path    string      `json:"path"`               // absolute, links followed
@@ -41,6 +47,7 @@ type StagedFile struct {
 	GID     int         `json:"gid"`
 
 	before secret.Bytes
+	seen   fs.FileInfo // the file as it was read last; nil when it was not there
 }
 
 // Before is the content at the time of Stage. It is not marshalled.
@@ -64,7 +71,7 @@ func (f KeyFile) Stage(c KeyChange) (StagedFile, error) {
 		return StagedFile{}, problem.Wrap(problem.Usage, cause(err), "%s cannot be read", f).WithHint("%s", readHint(err))
 	}
 	s := StagedFile{Form: f.Form, Path: path}
-	b, info, err := s.file().read()
+	b, info, err := s.read()
 	if err != nil {
 		return StagedFile{}, err
 	}
@@ -82,12 +89,33 @@ func (f KeyFile) Stage(c KeyChange) (StagedFile, error) {
 	}
 	s.before = secret.NewBytes(b)
 	s.Frame = t.frame()
-	s.Mode = info.Mode()
-	s.UID, s.GID = ownerOf(info)
+	s.saw(info)
 	if err := s.stage(content); err != nil {
 		return StagedFile{}, err
 	}
 	return s, nil
+}
+
+// saw remembers what the file is that was read.
+func (s *StagedFile) saw(info fs.FileInfo) {
+	s.seen, s.Mode = info, info.Mode()
+	s.UID, s.GID = ownerOf(info)
+}
+
+// errReplaced: the file is not the one that was read.
+var errReplaced = errors.New("it was replaced by another file in this moment")
+
+// open opens the file, and no other.
+func (s *StagedFile) open(flag int) (*os.File, error) {
+	f, info, err := openRegular(s.Path, flag)
+	if err != nil {
+		return nil, err
+	}
+	if s.seen != nil && !os.SameFile(s.seen, info) {
+		f.Close()
+		return nil, errReplaced
+	}
+	return f, nil
 }
 
 // stagedName begins with what n8keep's own backups leave out.
@@ -113,10 +141,18 @@ func (s *StagedFile) stage(content []byte) error {
 		s.InPlace = why
 	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS):
 		s.InPlace = "nothing can be written to its folder"
+	case errors.Is(err, errReplaced) || errors.Is(err, errLink) || errors.Is(err, errSpecial):
+		return s.replaced(err)
 	default:
 		return problem.Wrap(problem.Unexpected, cause(err), "writing beside %q", s.Path).WithHint("%s", writeHint)
 	}
 	return s.writable()
+}
+
+// replaced is the error about a path at which the file is not any more that was read.
+func (s *StagedFile) replaced(err error) error {
+	return problem.Wrap(problem.Unexpected, cause(err), "%s was not changed", s.file()).
+		WithHint("look who writes to its folder; put the file back with what was in it, and try again")
 }
 
 // inPlace says why a file cannot be replaced by a rename; "" if it can.
@@ -153,6 +189,12 @@ func (s *StagedFile) writeBeside(name string, content []byte) (why string, err e
 	}
 	defer f.Close()
 	failpoint.Hit("keyfile.stage-created")
+	from, err := s.open(os.O_RDONLY)
+	if err == nil {
+		defer from.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
 	info, err := f.Stat()
 	if err != nil {
 		return "", err
@@ -164,8 +206,10 @@ func (s *StagedFile) writeBeside(name string, content []byte) (why string, err e
 			return "", err
 		}
 	}
-	if err := copyAttributes(s.Path, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "its extended attributes cannot be copied: " + cause(err).Error(), nil
+	if from != nil {
+		if err := copyAttributes(from, f); err != nil {
+			return "its extended attributes cannot be copied: " + cause(err).Error(), nil
+		}
 	}
 	if _, err := f.Write(content); err != nil {
 		return "", err
@@ -187,7 +231,7 @@ func (s *StagedFile) writeBeside(name string, content []byte) (why string, err e
 
 // writable finds out whether the file can be written in place.
 func (s *StagedFile) writable() error {
-	f, err := os.OpenFile(s.Path, os.O_WRONLY, 0)
+	f, err := s.open(os.O_WRONLY)
 	if err == nil {
 		return f.Close()
 	}
@@ -268,7 +312,7 @@ func (s StagedFile) without(state KeyState, c KeyChange, err error) error {
 
 // settle makes durable what a killed run may not have, and removes what it left.
 func (s StagedFile) settle() error {
-	if f, err := os.Open(s.Path); err == nil {
+	if f, err := s.open(os.O_RDONLY); err == nil {
 		err = f.Sync()
 		f.Close()
 		if err != nil {
@@ -302,8 +346,7 @@ func (s StagedFile) Discard() error {
 // put makes content the file's. info is the file as it is, nil when it is gone.
 func (s StagedFile) put(state KeyState, content []byte, info fs.FileInfo) error {
 	if info != nil {
-		s.Mode = info.Mode()
-		s.UID, s.GID = ownerOf(info)
+		s.saw(info)
 	}
 	if state == Torn {
 		return s.writeInPlace(content)
@@ -334,12 +377,8 @@ func (s StagedFile) ready(content []byte) bool {
 	if s.InPlace != "" {
 		return true
 	}
-	b, info, err := readSmall(s.Staged, configLimit, false)
+	b, info, err := readRegular(s.Staged, configLimit)
 	if err != nil || s.Staged != stagedName(s.Path) || !bytes.Equal(b, content) {
-		return false
-	}
-	link, err := os.Lstat(s.Staged)
-	if err != nil || !link.Mode().IsRegular() {
 		return false
 	}
 	uid, gid := ownerOf(info)
@@ -349,12 +388,18 @@ func (s StagedFile) ready(content []byte) bool {
 // writeInPlace overwrites the file. Before it fails it tries to put back what was there.
 func (s StagedFile) writeInPlace(content []byte) error {
 	failpoint.Hit("keyfile.in-place")
-	f, err := os.OpenFile(s.Path, os.O_RDWR, 0)
+	f, err := s.open(os.O_RDWR)
+	if errors.Is(err, errReplaced) || errors.Is(err, errLink) || errors.Is(err, errSpecial) {
+		return s.replaced(err)
+	}
 	if err != nil {
 		return problem.Wrap(problem.Unexpected, cause(err), "writing %q", s.Path).WithHint("%s", writeHint)
 	}
 	defer f.Close()
-	old, err := os.ReadFile(s.Path)
+	old, err := io.ReadAll(io.LimitReader(f, configLimit+1))
+	if err == nil && len(old) > configLimit {
+		err = errSize
+	}
 	if err != nil {
 		return problem.Wrap(problem.Unexpected, cause(err), "reading %q", s.Path)
 	}

@@ -632,7 +632,7 @@ func TestAttributesAreKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := attribute(f.Name, "user.n8keep-test"); err != nil || string(got) != "value" || content(t, f.Name) != newConfig {
+	if got, err := attributeOf(f.Name, "user.n8keep-test"); err != nil || string(got) != "value" || content(t, f.Name) != newConfig {
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -651,5 +651,68 @@ func TestKeyOfKeyFile(t *testing.T) {
 	}
 	if _, err := PlainKeyFile(dir).Key(); problem.KindOf(err) != problem.Usage || !strings.Contains(err.Error(), "it is a folder") {
 		t.Error(err)
+	}
+}
+
+// TestReplacedFile: whoever owns n8n's folder can put anything where the file was, and
+// n8keep may do more than they.
+func TestReplacedFile(t *testing.T) {
+	const noticed = "look who writes to its folder; put the file back with what was in it, and try again"
+	for name, replace := range map[string]struct {
+		by   func(path, victim string) error
+		want string
+		hint string // of what reads it first
+	}{
+		"link": {func(path, victim string) error { return os.Symlink(victim, path) }, "it is a symbolic link",
+			"somebody has put a link there; put the file back, and look who writes to its folder"},
+		"file":      {func(path, victim string) error { return os.WriteFile(path, []byte(oldConfig), 0o640) }, "it was replaced by another file in this moment", ""},
+		"hard link": {func(path, victim string) error { return os.Link(victim, path) }, "it was replaced by another file in this moment", ""},
+		"pipe": {func(path, victim string) error { return syscall.Mkfifo(path, 0o600) }, "it is neither a file nor a folder",
+			"give a regular file; named pipes and devices are not read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			f, victim := ConfigKeyFile(filepath.Join(dir, "n8n")), filepath.Join(dir, "victim")
+			for _, err := range []error{os.Mkdir(filepath.Dir(f.Name), 0o700), os.WriteFile(f.Name, []byte(oldConfig), 0o640), os.WriteFile(victim, []byte(oldConfig), 0o600)} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := change(t)
+			s, err := f.Stage(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Before = s.Before()
+			// Beside it, so that its inode is not given to another file.
+			if err := os.Rename(f.Name, filepath.Join(dir, "was")); err != nil {
+				t.Fatal(err)
+			}
+			if err := replace.by(f.Name, victim); err != nil {
+				t.Fatal(err)
+			}
+			for what, err := range map[string]error{"beside": s.stage([]byte(newConfig)), "in place": s.writeInPlace([]byte(newConfig))} {
+				want := fmt.Sprintf("n8n's settings file %q was not changed: %s", s.Path, replace.want)
+				if err == nil || err.Error() != want || problem.HintOf(err) != noticed {
+					t.Errorf("%s: %v | %s", what, err, problem.HintOf(err))
+				}
+			}
+			if replace.hint != "" {
+				s.InPlace = "it is a mount point"
+				err := s.Apply(c)
+				if err == nil || !strings.HasSuffix(err.Error(), "cannot be read: "+replace.want) || problem.HintOf(err) != replace.hint {
+					t.Errorf("%v | %s", err, problem.HintOf(err))
+				}
+				if _, err := s.Undo(c); err == nil {
+					t.Error("undone")
+				}
+			}
+			if content(t, victim) != oldConfig {
+				t.Error("another file was written")
+			}
+			if got := strings.Join(names(t, filepath.Dir(f.Name)), " "); got != "config" {
+				t.Error(got)
+			}
+		})
 	}
 }
