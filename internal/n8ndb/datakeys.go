@@ -100,11 +100,8 @@ type NewDataKey struct {
 	Wrap     string   // how the new key is stored
 }
 
-// seedLock is the advisory lock that n8n takes before it makes a data key.
-const seedLock = 1008
-
 // AddDataKey makes a new active data key as n8n's own rotation does: in one
-// transaction every active one becomes inactive, and then the new one is inserted, so
+// transaction, in which the keys that are there are opened first, every active one becomes inactive, and then the new one is inserted, so
 // that exactly one is active. It is stored as the n8n of the database stores it (in
 // clear in 2.18, CBC in 2.19, wrapped later), with the times that n8n would write, and
 // opened again before it is committed. Processes of n8n take it up within seconds.
@@ -114,34 +111,25 @@ func (s *Swapper) AddDataKey(ctx context.Context, r audit.Receipt, key n8ncrypt.
 	if !r.Valid() {
 		return NewDataKey{}, &problem.Error{Kind: problem.Unexpected, Err: errNoReceipt}
 	}
-	k, err := s.Keyset(ctx, r, key)
-	if err != nil {
-		return NewDataKey{}, err
-	}
-	rows, err := s.DataKeys(ctx, r, k)
-	if err != nil {
-		return NewDataKey{}, err
-	}
-	version, err := s.Version(ctx)
-	if err != nil {
-		return NewDataKey{}, err
-	}
-	like, err := wrapLike(rows, version)
-	if err != nil {
-		return NewDataKey{}, err
-	}
-	made, err := n8ncrypt.NewDataKey(n8ncrypt.NewKeyID())
-	if err != nil {
-		return NewDataKey{}, err
-	}
-	stored, err := wrapAs(like, key, made)
-	if err != nil {
-		return NewDataKey{}, err
-	}
-	out := NewDataKey{ID: made.ID, Wrap: like}
-	err = s.inWrite(ctx, func(tx *swapTx) error {
-		out.Previous, err = tx.addDataKey(ctx, made.ID, stored)
+	var out NewDataKey
+	err := s.inWrite(ctx, func(tx *swapTx) error {
+		if err := tx.lockSeed(ctx); err != nil {
+			return err
+		}
+		k, like, err := tx.howToWrap(ctx, r, key)
 		if err != nil {
+			return err
+		}
+		made, err := n8ncrypt.NewDataKey(n8ncrypt.NewKeyID())
+		if err != nil {
+			return err
+		}
+		stored, err := wrapAs(like, key, made)
+		if err != nil {
+			return err
+		}
+		out = NewDataKey{ID: made.ID, Wrap: like}
+		if out.Previous, err = tx.addDataKey(ctx, made.ID, stored); err != nil {
 			return err
 		}
 		failpoint.Hit("n8ndb.datakey.inserted")
@@ -158,7 +146,39 @@ func (s *Swapper) AddDataKey(ctx context.Context, r audit.Receipt, key n8ncrypt.
 		}
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return NewDataKey{}, err
+	}
+	return out, nil
+}
+
+// howToWrap opens the keys that are there, and says how a new one is stored beside them.
+func (x *swapTx) howToWrap(ctx context.Context, r audit.Receipt, key n8ncrypt.InstanceKey) (k *Keyset, like string, err error) {
+	err = x.inside(func(db *DB) error {
+		if k, err = db.Keyset(ctx, r, key); err != nil {
+			return err
+		}
+		rows, err := db.DataKeys(ctx, r, k)
+		if err != nil {
+			return err
+		}
+		version, err := db.Version(ctx)
+		if err != nil {
+			return err
+		}
+		like, err = wrapLike(rows, version)
+		return err
+	})
+	return k, like, err
+}
+
+// lockSeed takes the lock that n8n takes before it makes a data key.
+func (x *swapTx) lockSeed(ctx context.Context) error {
+	if x.s.engine != Postgres {
+		return nil
+	}
+	_, err := x.tx.ExecContext(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", lockSeed))
+	return err
 }
 
 // wrapLike is how a new key is stored: as the active one is, or where that does not
@@ -216,9 +236,6 @@ func (x *swapTx) addDataKey(ctx context.Context, id, stored string) (previous []
 	now := `strftime('%Y-%m-%d %H:%M:%S', 'now')`
 	if s.engine == Postgres {
 		now = "CURRENT_TIMESTAMP(3)"
-		if _, err := x.tx.ExecContext(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", seedLock)); err != nil {
-			return nil, err
-		}
 	}
 	rows, err := x.tx.QueryContext(ctx, `UPDATE `+table+` SET "status" = 'inactive', "updatedAt" = `+now+
 		` WHERE "type" = `+s.arg(1)+` AND "status" = 'active' RETURNING "id"`, dataEncryption)

@@ -2,6 +2,7 @@ package n8ndb
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"slices"
 	"sync"
@@ -20,12 +21,13 @@ type Keyset struct {
 	clear       map[string]bool // data keys that are stored in clear, and prove nothing
 	foreign     map[string]bool // data keys that open with another key than the instance key
 	others      []OtherKey
-	unread      map[string]bool // names of keys that n8n does not have
-	names       []string        // what each of keys.Legacy is called: an other key's name, or the id of a legacy row
-	legacyIDs   []string        // rows that hold another key than the instance key
-	legacyOnly  bool            // n8n reads un-prefixed values with a legacy row, not with the instance key
-	legacySame  bool            // a legacy row holds the instance key
-	legacyOther bool            // a legacy row that n8n can open holds another one
+	unread      map[string]bool              // names of keys that n8n does not have
+	names       []string                     // what each of keys.Legacy is called: an other key's name, or the id of a legacy row
+	legacyIDs   []string                     // rows that hold another key than the instance key
+	legacyOnly  bool                         // n8n reads un-prefixed values with a legacy row, not with the instance key
+	legacySame  bool                         // a legacy row holds the instance key
+	legacyOther bool                         // a legacy row that n8n can open holds another one
+	stored      map[string][sha256.Size]byte // of the text of every key row, by its id
 	fingerprint func() n8ncrypt.Fingerprint
 }
 
@@ -84,7 +86,12 @@ func (db *DB) KeysetOf(ctx context.Context, r audit.Receipt, key n8ncrypt.Instan
 	return k, nil
 }
 
-func (k *Keyset) load(ctx context.Context, v *view, r audit.Receipt) error {
+func (k *Keyset) load(ctx context.Context, v *view, r audit.Receipt) (err error) {
+	// Before anything is opened: where reads are not of one moment, a change between
+	// them must be seen later.
+	if k.stored, err = v.storedKeys(ctx); err != nil {
+		return err
+	}
 	for _, p := range Catalogue() {
 		if p.Key != dataEncryption {
 			continue
@@ -117,6 +124,21 @@ func (k *Keyset) load(ctx context.Context, v *view, r audit.Receipt) error {
 		}
 	}
 	return nil
+}
+
+// storedKeys digests what is stored in each row of deployment_key; there is none before
+// n8n 2.18.
+func (v *view) storedKeys(ctx context.Context) (map[string][sha256.Size]byte, error) {
+	stored := map[string][sha256.Size]byte{}
+	t := v.db.table(keysTable)
+	if t.Column("id") == nil || t.Column("value") == nil {
+		return stored, nil
+	}
+	_, err := v.rows(ctx, `SELECT t."id", t."value" FROM `+v.db.from(t)+` AS t`, nil, 2, 0, func(cols []any) error {
+		stored[textOf(cols[0])] = sha256.Sum256([]byte(textOf(cols[1])))
+		return nil
+	})
+	return stored, err
 }
 
 // addLegacy takes a key among those that are tried after the instance key, unless it

@@ -3,6 +3,7 @@ package n8ndb
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -38,6 +39,9 @@ type SwapPostgresConfig struct {
 // Swapper changes columns of a database that n8n may be using, by compare and swap:
 // a column is written only if it still holds what was read. Whatever n8n writes at the
 // same time wins, and no row is waited for. What it reads, it reads as a [DB].
+//
+// On PostgreSQL its transactions are Busy while a [Writer] is at the database, which
+// waits for those that have begun; on SQLite the engine's own lock does that.
 //
 // A Swapper is for one goroutine; its DB is not.
 type Swapper struct {
@@ -79,9 +83,12 @@ func SwapSQLite(ctx context.Context, cfg SwapSQLiteConfig) (*Swapper, error) {
 	return s, nil
 }
 
+// swapperMark is in the application_name of Swappers: they write.
+const swapperMark = " writes"
+
 // SwapPostgres connects to a database for changes beside a running n8n.
 func SwapPostgres(ctx context.Context, cfg SwapPostgresConfig) (*Swapper, error) {
-	app := fmt.Sprintf("%s %d", cmp.Or(cfg.AppName, "n8keep"), time.Now().UnixNano())
+	app := fmt.Sprintf("%s%s %d", cmp.Or(cfg.AppName, "n8keep"), swapperMark, time.Now().UnixNano())
 	db, err := OpenPostgres(ctx, PostgresConfig{DSN: cfg.DSN, Schema: cfg.Schema, TablePrefix: cfg.TablePrefix, AppName: app})
 	if err != nil {
 		return nil, err
@@ -115,7 +122,31 @@ func (s *Swapper) Flush(ctx context.Context) error {
 	}
 	var busy, log, moved int
 	err := s.write.QueryRowContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)").Scan(&busy, &log, &moved)
+	if err == nil && (busy != 0 || moved < log) {
+		// Somebody else moves the log, or reads what is older than it: it may not be on the disk.
+		err = s.syncLog(ctx)
+	}
 	return s.explainWrite(ctx, err)
+}
+
+// syncLog makes a commit that changes nothing and waits for the disk, and with it for
+// all of the log before it. A transaction that writes no page would not.
+func (s *Swapper) syncLog(ctx context.Context) (err error) {
+	if _, err := s.write.ExecContext(ctx, "PRAGMA synchronous = FULL"); err != nil {
+		return err
+	}
+	defer func() {
+		_, e := s.write.ExecContext(context.WithoutCancel(ctx), "PRAGMA synchronous = NORMAL")
+		err = errors.Join(err, e)
+	}()
+	return s.inWrite(ctx, func(x *swapTx) error {
+		var version int
+		if err := x.tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+			return err
+		}
+		_, err := x.tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
+		return err
+	})
 }
 
 // Close ends the connections. Where nobody else has the file open, SQLite moves its
@@ -189,8 +220,63 @@ func (s *Swapper) attachedPostgres(ctx context.Context) (a Attached, err error) 
 
 // swapTx is a short transaction that writes.
 type swapTx struct {
-	s  *Swapper
-	tx *sql.Tx
+	s    *Swapper
+	conn *sql.Conn // that tx is on
+	tx   *sql.Tx
+}
+
+// lockShared takes n8keep's own lock beside other Swappers. A Writer has it alone.
+func (x *swapTx) lockShared(ctx context.Context) error {
+	if x.s.engine != Postgres {
+		return nil
+	}
+	var free bool
+	if err := x.tx.QueryRowContext(ctx, fmt.Sprintf("SELECT pg_try_advisory_xact_lock_shared(%d, %d)", lockChanges, x.s.lockKey())).Scan(&free); err != nil {
+		return err
+	}
+	if !free {
+		return problem.New(problem.Busy, "another n8keep is changing every secret of this database").
+			WithHint("let it end (\"n8keep rotate list\", where it was started, shows a rotation), and run this again with the key that is n8n's then")
+	}
+	return nil
+}
+
+// inside calls do with a DB that reads within the transaction. Until do returns, the
+// transaction must not be used otherwise.
+func (x *swapTx) inside(do func(*DB) error) error {
+	db := &DB{engine: x.s.engine, schema: x.s.schema, prefix: x.s.prefix, tables: x.s.tables}
+	if db.engine == SQLite {
+		db.writing = &view{db: db, q: x.tx}
+		return do(db)
+	}
+	return x.conn.Raw(func(driver any) error {
+		c, ok := driver.(*stdlib.Conn)
+		if !ok {
+			return errors.New("the PostgreSQL driver hides its connection")
+		}
+		db.writing = &view{db: db, pg: c.Conn()}
+		return do(db)
+	})
+}
+
+// sameKeys refuses to write with a key set whose rows were changed since: a rotation
+// would have to be undone.
+func (x *swapTx) sameKeys(ctx context.Context, k *Keyset) error {
+	now := map[string][sha256.Size]byte{}
+	err := x.inside(func(db *DB) (err error) {
+		now, err = db.writing.storedKeys(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for id, sum := range k.stored {
+		if now[id] != sum {
+			return problem.New(problem.Busy, "n8n's keys in the database were changed meanwhile").
+				WithHint("what was written before is readable, and nothing was written since; run the command again, with the key that is n8n's now")
+		}
+	}
+	return nil
 }
 
 // inWrite runs do in a transaction and commits it. On SQLite it holds the write lock
@@ -210,16 +296,25 @@ func (s *Swapper) inWrite(ctx context.Context, do func(*swapTx) error) error {
 }
 
 func (s *Swapper) tryWrite(ctx context.Context, do func(*swapTx) error) error {
-	tx, err := s.write.BeginTx(ctx, nil)
+	conn, err := s.write.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	if err := do(&swapTx{s, tx}); err != nil {
+	defer conn.Close()
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	x := &swapTx{s, conn, tx}
+	if err = x.lockShared(ctx); err == nil {
+		err = do(x)
+	}
+	if err != nil {
 		return errors.Join(err, rollback(tx))
 	}
 	err = tx.Commit()
 	if err != nil && s.engine == SQLite { // a commit that was refused leaves its transaction open
-		_, _ = s.write.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
+		_, _ = conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
 	}
 	return err
 }

@@ -55,7 +55,8 @@ type Passed struct {
 // read back and opened, and its digests are compared.
 //
 // A column that is not any more what was read is left to the next walk. An error ends
-// the walk; what was committed stays.
+// the walk; what was committed stays. Key rows that are not any more what Keys was made
+// from are one, of kind Busy: the keys may be others now.
 func (s *Swapper) Pass(ctx context.Context, cfg PassConfig) (Passed, error) {
 	p := &pass{s: s, cfg: &cfg, done: Passed{ByPlace: map[PlaceID]int64{}}}
 	switch {
@@ -244,6 +245,9 @@ func (p *pass) flush(ctx context.Context, c swapColumn) error {
 	var began time.Time
 	err := p.s.inWrite(ctx, func(tx *swapTx) error {
 		began = time.Now()
+		if err := tx.sameKeys(ctx, p.cfg.Keys); err != nil {
+			return err
+		}
 		var stored []string
 		var err error
 		if written, stored, err = tx.swap(ctx, c, batch); err != nil {

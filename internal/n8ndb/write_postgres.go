@@ -26,15 +26,30 @@ const (
 	lockSeed       = 1008
 )
 
+// lockChanges is the first key of n8keep's own advisory lock, the second is that of
+// n8n's migrations. A Writer has it alone, the short transactions of Swappers share it.
+const lockChanges = 0x6e38
+
+// lockKey is the second key of locks that are of one n8n in a database.
+func (db *DB) lockKey() int32 {
+	sum := sha256.Sum256([]byte(db.schema + ":" + db.prefix))
+	return int32(binary.BigEndian.Uint32(sum[:4]))
+}
+
+// lockHolders is the condition on pg_locks AS l for an advisory lock of two keys.
+func lockHolders(first int, second int32) string {
+	return fmt.Sprintf("l.classid = %d AND l.objid::bigint = %d AND l.objsubid = 2", first, uint32(second))
+}
+
 // WritePostgres begins a transaction on a server in which nobody else changes n8n's
-// secrets. It takes n8n's advisory locks, so that no n8n can migrate, and so start,
-// import or seed, and then locks every table of the catalogue in mode SHARE ROW
+// secrets. It takes n8keep's own advisory lock, so that no [Swapper] writes, and n8n's,
+// so that no n8n can migrate, and so start, import or seed, and then locks every table of the catalogue in mode SHARE ROW
 // EXCLUSIVE, before anything is read of them: others can still read.
 //
 // Other sessions in the database are a Busy error that names them, unless
 // AssumeStopped: then they are in Unchecked. So is a lock that somebody holds for
-// longer than LockTimeout, always. Sessions whose application_name begins with n8keep
-// do not count, since they do not write without such locks. A user who may not write,
+// longer than LockTimeout, always. Sessions of n8keep that only read do not count, nor
+// those of other Writers, which wait for the lock. A user who may not write,
 // a server that only reads, and triggers that would run are refused before any lock.
 func WritePostgres(ctx context.Context, cfg PostgresWriteConfig) (_ *Writer, err error) {
 	c, err := pgx.ParseConfig(cfg.DSN)
@@ -168,18 +183,22 @@ func (tx *postgresWrite) begin(ctx context.Context) error {
 	return tx.explain(ctx, tx.exec(ctx, `DO $$ BEGIN IF current_setting('synchronous_commit') <> 'remote_apply' THEN SET LOCAL synchronous_commit = on; END IF; END $$`))
 }
 
-// refuseSessions looks for others in the database.
+// refuseSessions looks for others in the database. The server shows sessions for a
+// moment after they have ended, also those of an n8keep of just before.
 func (w *Writer) refuseSessions(ctx context.Context, assumeStopped bool) error {
-	v := w.writing
-	var others []string
-	// A user without pg_read_all_stats is shown no kind of other users' sessions; those without a user are the server's own.
-	_, err := v.rows(ctx, `SELECT `+sessionName+` FROM pg_stat_activity AS a
-		WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL
-			AND coalesce(a.backend_type, 'client backend') = 'client backend' AND coalesce(a.application_name, '') NOT LIKE 'n8keep%'
-		ORDER BY a.pid LIMIT 6`, nil, 1, 0, func(cols []any) error {
-		others = append(others, textOf(cols[0]))
-		return nil
-	})
+	for range 20 {
+		others, ours, err := w.sessions(ctx)
+		if err != nil || len(others) == 0 {
+			return err
+		}
+		if !ours {
+			break
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	others, _, err := w.sessions(ctx)
 	if err != nil || len(others) == 0 {
 		return err
 	}
@@ -195,15 +214,33 @@ func (w *Writer) refuseSessions(ctx context.Context, assumeStopped bool) error {
 		WithHint("stop n8n, its workers and every other program that uses the database; if these are no n8n, add --assume-stopped")
 }
 
+// sessions are the first others in the database; ours says that all of them are n8keep's.
+func (w *Writer) sessions(ctx context.Context) (others []string, ours bool, err error) {
+	v := w.writing
+	ours = true
+	// A user without pg_read_all_stats is shown no kind of other users' sessions; those without a user are the server's own.
+	_, err = v.rows(ctx, `SELECT `+sessionName+`, coalesce(a.application_name, '') LIKE 'n8keep%' FROM pg_stat_activity AS a
+		WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL
+			AND coalesce(a.backend_type, 'client backend') = 'client backend'
+			AND (coalesce(a.application_name, '') NOT LIKE 'n8keep%' OR a.application_name LIKE 'n8keep%`+swapperMark+`%' OR a.application_name LIKE 'n8keep-restore%')
+		ORDER BY a.pid LIMIT 6`, nil, 2, 0, func(cols []any) error {
+		others = append(others, textOf(cols[0]))
+		ours = ours && textOf(cols[1]) == "t"
+		return nil
+	})
+	return others, ours, err
+}
+
 // sessionName describes a row a of pg_stat_activity.
 const sessionName = `format('session %s (%s, user %s%s)', a.pid, coalesce(nullif(a.application_name, ''), 'no name'), a.usename, coalesce(', from ' || host(a.client_addr), ''))`
 
-// lockN8N takes the locks that n8n itself takes before it migrates, imports or seeds.
+// lockN8N takes n8keep's own lock, and those that n8n itself takes before it migrates,
+// imports or seeds.
 func (tx *postgresWrite) lockN8N(ctx context.Context) error {
-	sum := sha256.Sum256([]byte(tx.db.schema + ":" + tx.db.prefix))
-	second := int32(binary.BigEndian.Uint32(sum[:4]))
+	second := tx.db.lockKey()
 	for _, lock := range []struct{ call, holders string }{
-		{fmt.Sprintf("%d, %d", lockMigrations, second), fmt.Sprintf("l.classid = %d AND l.objid::bigint = %d AND l.objsubid = 2", lockMigrations, uint32(second))},
+		{fmt.Sprintf("%d, %d", lockChanges, second), lockHolders(lockChanges, second)},
+		{fmt.Sprintf("%d, %d", lockMigrations, second), lockHolders(lockMigrations, second)},
 		{fmt.Sprint(lockImport), fmt.Sprintf("l.classid = 0 AND l.objid = %d AND l.objsubid = 1", lockImport)},
 		{fmt.Sprint(lockSeed), fmt.Sprintf("l.classid = 0 AND l.objid = %d AND l.objsubid = 1", lockSeed)},
 	} {
@@ -243,7 +280,7 @@ func (tx *postgresWrite) catalogued() (tables []*Table) {
 // pg_locks AS l. The transaction is over afterwards.
 func (tx *postgresWrite) busy(ctx context.Context, err error, holders string) error {
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) || pg.Code != "55P03" {
+	if !errors.As(err, &pg) || pg.Code != "55P03" && pg.Code != "40P01" { // not had in time, or somebody waits for us
 		return tx.explain(ctx, err)
 	}
 	if e := tx.rollback(); e != nil {
@@ -424,7 +461,8 @@ func (tx *postgresWrite) update(ctx context.Context, t *Table, c *Column, rows [
 	return tag.RowsAffected(), nil
 }
 
-func (tx *postgresWrite) restore(ctx context.Context, t *Table, c *Column, changes []Change) (sum Restored, err error) {
+// changeArgs are the arguments of values(t, "b", "s").
+func changeArgs(t *Table, changes []Change) []any {
 	args := make([]any, len(t.PrimaryKey)+2)
 	for i := range t.PrimaryKey {
 		keys := make([]string, len(changes))
@@ -438,12 +476,35 @@ func (tx *postgresWrite) restore(ctx context.Context, t *Table, c *Column, chang
 		before[j], sums[j] = change.Before, hex.EncodeToString(change.AfterSum[:])
 	}
 	args[len(args)-2], args[len(args)-1] = before, sums
+	return args
+}
+
+func (tx *postgresWrite) compare(ctx context.Context, t *Table, c *Column, changes []Change) (sum Compared, err error) {
+	now := "t." + quote(c.Name) + "::text"
+	err = tx.rows(ctx, `WITH v AS MATERIALIZED (SELECT * FROM `+tx.values(t, "b", "s")+`)
+		SELECT count(*), count(*) FILTER (WHERE `+now+` = v.b), count(*) FILTER (WHERE `+now+` <> v.b AND encode(sha256(convert_to(`+now+`, 'UTF8')), 'hex') = v.s)
+		FROM v JOIN `+tx.db.from(t)+` AS t ON `+tx.where(t, "t", keyOf), changeArgs(t, changes), 3, func(cols []any) error {
+		var found int64
+		if _, err := fmt.Sscan(textOf(cols[0])+" "+textOf(cols[1])+" "+textOf(cols[2]), &found, &sum.Before, &sum.After); err != nil {
+			return err
+		}
+		sum.Gone = int64(len(changes)) - found
+		sum.Other = found - sum.Before - sum.After
+		return nil
+	})
+	if err != nil {
+		return Compared{}, tx.explain(ctx, err)
+	}
+	return sum, nil
+}
+
+func (tx *postgresWrite) restore(ctx context.Context, t *Table, c *Column, changes []Change) (sum Restored, err error) {
 	now := "t." + quote(c.Name) + "::text"
 	failpoint.Hit("write.update")
 	err = tx.rows(ctx, `WITH v AS MATERIALIZED (SELECT * FROM `+tx.values(t, "b", "s")+`),
 		done AS (UPDATE `+tx.db.from(t)+` AS t SET `+quote(c.Name)+` = `+assigned(c, "v.b")+` FROM v WHERE `+tx.where(t, "t", keyOf)+`
 			AND encode(sha256(convert_to(`+now+`, 'UTF8')), 'hex') = v.s AND `+now+` <> v.b RETURNING 1)
-		SELECT (SELECT count(*) FROM done), count(*), count(*) FILTER (WHERE `+now+` = v.b) FROM v JOIN `+tx.db.from(t)+` AS t ON `+tx.where(t, "t", keyOf), args, 3, func(cols []any) error {
+		SELECT (SELECT count(*) FROM done), count(*), count(*) FILTER (WHERE `+now+` = v.b) FROM v JOIN `+tx.db.from(t)+` AS t ON `+tx.where(t, "t", keyOf), changeArgs(t, changes), 3, func(cols []any) error {
 		var found int64
 		if _, err := fmt.Sscan(textOf(cols[0])+" "+textOf(cols[1])+" "+textOf(cols[2]), &sum.Restored, &found, &sum.Same); err != nil {
 			return err
