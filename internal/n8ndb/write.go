@@ -54,6 +54,8 @@ type writeTx interface {
 	update(ctx context.Context, t *Table, c *Column, rows []columnUpdate) (int64, error)
 	// restore is update where the column still holds the bytes that a change left.
 	restore(ctx context.Context, t *Table, c *Column, changes []Change) (Restored, error)
+	// compare is restore without a change.
+	compare(ctx context.Context, t *Table, c *Column, changes []Change) (Compared, error)
 	// pages calls fn for the rows of a query, a page at a time, between which the
 	// transaction may be used.
 	pages(ctx context.Context, q query, fn func([]pageRow) error) error
@@ -164,8 +166,49 @@ func (w *Writer) Rewrite(ctx context.Context, cfg RewriteConfig) (*Rewritten, er
 // written, by their SHA-256; others are left alone and counted. An error of the
 // sequence ends it.
 func (w *Writer) Restore(ctx context.Context, changes iter.Seq2[Change, error]) (sum Restored, err error) {
+	err = w.eachBatch(ctx, changes, func(t *Table, c *Column, batch []Change) error {
+		if c == nil { // n8n has dropped it since
+			sum.Gone += int64(len(batch))
+			return nil
+		}
+		done, err := w.tx.restore(ctx, t, c, batch)
+		sum.add(done)
+		return err
+	})
+	return sum, err
+}
+
+// Compared says what the columns of changes hold.
+type Compared struct {
+	Before int64
+	After  int64
+	Other  int64 // neither
+	Gone   int64 // their rows are not there
+}
+
+// Compare tells which columns hold the bytes from before a change, and which the ones
+// after it. It changes nothing. An error of the sequence ends it.
+func (w *Writer) Compare(ctx context.Context, changes iter.Seq2[Change, error]) (sum Compared, err error) {
+	err = w.eachBatch(ctx, changes, func(t *Table, c *Column, batch []Change) error {
+		if c == nil {
+			sum.Gone += int64(len(batch))
+			return nil
+		}
+		done, err := w.tx.compare(ctx, t, c, batch)
+		sum.Before += done.Before
+		sum.After += done.After
+		sum.Other += done.Other
+		sum.Gone += done.Gone
+		return err
+	})
+	return sum, err
+}
+
+// eachBatch hands out changes of one column at a time, which is nil where this
+// database has none of that name.
+func (w *Writer) eachBatch(ctx context.Context, changes iter.Seq2[Change, error], fn func(*Table, *Column, []Change) error) error {
 	if w.done {
-		return sum, errWriterDone()
+		return errWriterDone()
 	}
 	var batch []Change
 	size := 0
@@ -174,39 +217,30 @@ func (w *Writer) Restore(ctx context.Context, changes iter.Seq2[Change, error]) 
 			return nil
 		}
 		t := w.table(batch[0].Table)
-		c := t.Column(batch[0].Column)
-		if c == nil { // n8n has dropped it since
-			sum.Gone += int64(len(batch))
-		} else {
-			done, err := w.tx.restore(ctx, t, c, batch)
-			if err != nil {
-				return err
-			}
-			sum.add(done)
-		}
+		err := fn(t, t.Column(batch[0].Column), batch)
 		clear(batch)
 		batch, size = batch[:0], 0
-		return nil
+		return err
 	}
 	for change, err := range changes {
 		if err != nil {
-			return sum, err
+			return err
 		}
 		if err := ctx.Err(); err != nil {
-			return sum, err
+			return err
 		}
 		if len(batch) > 0 && (len(batch) == pageRows || size+len(change.Before) > pageBytes || batch[0].Table != change.Table || batch[0].Column != change.Column) {
 			if err := flush(); err != nil {
-				return sum, err
+				return err
 			}
 		}
 		if t := w.table(change.Table); t != nil && len(change.Key) != max(len(t.PrimaryKey), 1) {
-			return sum, problem.New(problem.Damaged, "a change of %q has a key of %d columns", change.Table, len(change.Key))
+			return problem.New(problem.Damaged, "a change of %q has a key of %d columns", change.Table, len(change.Key))
 		}
 		batch = append(batch, change)
 		size += len(change.Before)
 	}
-	return sum, flush()
+	return flush()
 }
 
 // Commit makes the changes durable. An error that is [ErrCommitUnknown] leaves open

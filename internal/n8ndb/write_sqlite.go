@@ -215,6 +215,25 @@ func (tx *sqliteWrite) restore(ctx context.Context, t *Table, c *Column, changes
 	if err != nil {
 		return sum, err
 	}
+	found, err := tx.match(ctx, t, c, changes, func(change Change, key []any, now any) error {
+		before := any(change.Before)
+		if _, blob := now.([]byte); blob {
+			before = []byte(change.Before)
+		}
+		n, err := tx.exec(ctx, stmt, append([]any{before}, key...))
+		sum.Restored += n
+		return err
+	})
+	sum.Same, sum.Changed, sum.Gone = found.Before, found.Other, found.Gone
+	return sum, err
+}
+
+func (tx *sqliteWrite) compare(ctx context.Context, t *Table, c *Column, changes []Change) (Compared, error) {
+	return tx.match(ctx, t, c, changes, func(Change, []any, any) error { return nil })
+}
+
+// match calls after for every change whose column holds what it has left.
+func (tx *sqliteWrite) match(ctx context.Context, t *Table, c *Column, changes []Change, after func(change Change, key []any, now any) error) (sum Compared, err error) {
 	read, err := tx.conn.PrepareContext(ctx, "SELECT "+quote(c.Name)+" FROM "+tx.db.from(t)+" WHERE "+tx.where(t, 1))
 	if err != nil {
 		return sum, tx.explain(err)
@@ -234,24 +253,17 @@ func (tx *sqliteWrite) restore(ctx context.Context, t *Table, c *Column, changes
 		case err != nil:
 			return sum, tx.explain(err)
 		}
-		b := bytesOf(now)
-		switch {
+		switch b := bytesOf(now); {
 		case string(b) == change.Before:
-			sum.Same++
-			continue
+			sum.Before++
 		case sha256.Sum256(b) != change.AfterSum:
-			sum.Changed++
-			continue
+			sum.Other++
+		default:
+			sum.After++
+			if err := after(change, key, now); err != nil {
+				return sum, err
+			}
 		}
-		before := any(change.Before)
-		if _, blob := now.([]byte); blob {
-			before = []byte(change.Before)
-		}
-		n, err := tx.exec(ctx, stmt, append([]any{before}, key...))
-		if err != nil {
-			return sum, err
-		}
-		sum.Restored += n
 	}
 	return sum, nil
 }
