@@ -96,7 +96,7 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if err != nil {
 		return nil, err
 	}
-	cfg.ID = j.ID
+	cfg.ID, cfg.Database = j.ID, r.in.identity()
 	err = do(ctx, r, cfg, j, doc)
 	counts["changed"], counts["quarantined"] = doc.Values, doc.Quarantine
 	if u := doc.Rollback; u != nil {

@@ -18,21 +18,30 @@ import (
 
 // apply changes the database and the files, or goes on with that.
 func (e *engine) apply(ctx context.Context) (result, detail string, err error) {
+	var w *n8ndb.Writer
 	through := false
 	if e.j.State == Committing {
-		if through, err = e.committed(ctx); err != nil {
+		if w, through, err = e.committed(ctx); err != nil {
 			return "", "", err
 		}
 	}
 	if through {
-		err = e.place()
-	} else {
+		// The database is held until the files fit it, here as well.
+		err = errors.Join(e.place(), w.Close())
+	} else if err = closing(w); err == nil {
 		err = e.transact(ctx)
 	}
 	if err != nil {
 		return "", "", err
 	}
 	return Done, fmt.Sprintf("%d values", e.j.Values), nil
+}
+
+func closing(w *n8ndb.Writer) error {
+	if w == nil {
+		return nil
+	}
+	return w.Close()
 }
 
 // place gives the files what was staged, when the database has the new values.
@@ -75,27 +84,6 @@ func (e *engine) count(ctx context.Context, db *n8ndb.DB, scope n8ndb.ExecutionS
 	return t, err
 }
 
-// committed asks the database whether the commit went through.
-func (e *engine) committed(ctx context.Context) (bool, error) {
-	w, err := e.write(ctx)
-	if err != nil {
-		return false, err
-	}
-	t, err := e.count(ctx, w.DB, e.j.Choices.Executions)
-	if err := errors.Join(err, w.Close()); err != nil {
-		return false, err
-	}
-	e.cfg.Logger.Info("the database says how its commit went", "rotation", e.j.ID, "old_values", t.old, "new_values", t.new)
-	switch {
-	case t.old == 0 && t.new > 0:
-		return true, nil
-	case t.new <= e.j.AlreadyNew:
-		return false, nil
-	}
-	return false, problem.New(problem.Damaged, "the database has %d values under the old key and %d under the new one, which no commit leaves", t.old, t.new).
-		WithHint("somebody has written to it meanwhile; a rollback takes all of them to the old key")
-}
-
 // write opens the database for changing.
 func (e *engine) write(ctx context.Context) (*n8ndb.Writer, error) {
 	var w *n8ndb.Writer
@@ -105,6 +93,9 @@ func (e *engine) write(ctx context.Context) (*n8ndb.Writer, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if err := e.recognise(ctx, w.DB); err != nil {
+		return nil, errors.Join(err, w.Close())
 	}
 	e.j.Unchecked = w.Unchecked
 	for _, u := range w.Unchecked {

@@ -22,6 +22,10 @@ const (
 	keyRecord    = "key"    // path, content before
 )
 
+// executionsFolder is where n8n keeps executions in its storage folder. It never
+// deletes this folder itself.
+const executionsFolder = "workflows"
+
 // bundle is one file of executions that is replaced.
 type bundle struct {
 	name     string // below the storage folder, slash-separated
@@ -59,18 +63,48 @@ func (e *engine) eachBundle(list string, attempt int, fn func(bundle) error) err
 // suffix ends the names of this rotation's staged bundles, forward and back.
 func (e *engine) suffix() string { return ".n8keep-" + e.j.ID }
 
+// storage opens n8n's storage folder; nil when there is none. A folder that the
+// rotation has met and that is not there any more, or is empty where its disk is not
+// mounted, is an error: executions in it would keep the other key.
 func (e *engine) storage() (*os.Root, error) {
 	if e.j.Storage == "" {
 		return nil, nil
 	}
+	away := func(what string) error {
+		return problem.New(problem.NotFound, "the storage folder %q of rotation %q %s", e.j.Storage, e.j.ID, what).
+			WithHint("mount it, or put it back, and go on")
+	}
 	root, err := os.OpenRoot(e.j.Storage)
 	if errors.Is(err, fs.ErrNotExist) {
+		if e.j.Folder != NoFolder {
+			return nil, away("is not there any more")
+		}
 		return nil, nil
 	}
 	if err != nil {
 		return nil, problem.Wrap(problem.Unexpected, err, "opening the storage folder %q", e.j.Storage)
 	}
+	_, err = root.Lstat(executionsFolder)
+	switch {
+	case err == nil:
+		e.j.Folder = UsedFolder
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, errors.Join(problem.Wrap(problem.Unexpected, err, "reading the storage folder %q", e.j.Storage), root.Close())
+	case e.j.Folder == UsedFolder:
+		return nil, errors.Join(away(fmt.Sprintf("has no folder %q any more", executionsFolder)), root.Close())
+	default:
+		e.j.Folder = EmptyFolder
+	}
 	return root, nil
+}
+
+// needStorage is storage for those who do not read it themselves.
+func (e *engine) needStorage() error {
+	root, err := e.storage()
+	if err != nil || root == nil {
+		return err
+	}
+	return root.Close()
 }
 
 // readBundle reads a regular file; one that is not there is nil.
@@ -157,15 +191,21 @@ func syncFolder(root *os.Root, name string) error {
 	return d.Sync()
 }
 
-// placeBundles renames what a list has staged. It may be repeated. A file that n8n has
-// deleted since stays deleted.
+// placeBundles renames what a list has staged, while n8n is stopped. It may be
+// repeated. A file that was deleted stays deleted.
 func (e *engine) placeBundles(list string, attempt int) error {
 	root, err := e.storage()
-	if err != nil || root == nil {
+	if err != nil {
 		return err
 	}
-	defer root.Close()
+	if root != nil {
+		defer root.Close()
+	}
 	return e.eachBundle(list, attempt, func(b bundle) error {
+		if !hasFolder(root, b.name) {
+			return problem.New(problem.NotFound, "the folder of the execution %q is not in the storage folder %q", n8ndb.BundleRow(b.name), e.j.Storage).
+				WithHint("it was there when n8n was stopped: mount it, or put it back, and go on")
+		}
 		now, err := readBundle(root, b.name)
 		if err != nil {
 			return err
@@ -190,6 +230,16 @@ func (e *engine) placeBundles(list string, attempt int) error {
 	})
 }
 
+// hasFolder reports whether the folder of a file is there. n8n deletes an execution
+// with its folder, but not while it is stopped.
+func hasFolder(root *os.Root, name string) bool {
+	if root == nil {
+		return false
+	}
+	info, err := root.Lstat(path.Dir(name))
+	return err == nil && info.IsDir()
+}
+
 func (e *engine) dropBundle(root *os.Root, staged string) error {
 	if _, err := root.Lstat(staged); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -204,6 +254,9 @@ func (e *engine) dropBundle(root *os.Root, staged string) error {
 
 // discardBundles removes every staged bundle of this rotation.
 func (e *engine) discardBundles() error {
+	if e.j.Attempt == 0 {
+		return nil // nothing was staged yet
+	}
 	root, err := e.storage()
 	if err != nil || root == nil {
 		return err

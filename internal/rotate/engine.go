@@ -27,6 +27,9 @@ type engine struct {
 	lock     *durable.Lock
 	warnings []string
 	todo     []string
+	// elsewhere is where the database is that was opened, when it is not where the
+	// rotation's was.
+	elsewhere string
 }
 
 func newEngine(cfg Config) (*engine, error) {
@@ -132,6 +135,17 @@ func (e *engine) create(ctx context.Context) error {
 	if !idText.MatchString(cfg.ID) {
 		return problem.New(problem.Unexpected, "%q is no id of a rotation", cfg.ID)
 	}
+	if cfg.Storage != "" {
+		abs, err := filepath.Abs(cfg.Storage)
+		if err != nil {
+			return problem.Wrap(problem.Unexpected, err, "naming the storage folder %q", cfg.Storage)
+		}
+		cfg.Storage = abs
+	}
+	anchors, err := e.identifyFirst(ctx)
+	if err != nil {
+		return err
+	}
 	all := filepath.Join(cfg.StateDir, folderName)
 	if err := os.MkdirAll(all, 0o700); err != nil {
 		return problem.Wrap(problem.Unexpected, err, "making the folder of rotations")
@@ -179,13 +193,15 @@ func (e *engine) create(ctx context.Context) error {
 		State: Preparing, Started: cfg.Now().UTC(), Storage: cfg.Storage, Choices: cfg.Choices, Wrapped: wrapped,
 		Old: record(cfg.Old), New: record(cfg.New), dir: dir,
 	}
+	identity := e.key.identify(anchors)
+	e.j.Identity = &identity
 	for _, f := range cfg.Files {
 		e.j.Files = append(e.j.Files, n8nhome.StagedFile{Form: f.Form, Path: f.Path()})
 	}
 	if cfg.Service != nil {
 		e.j.Service = cfg.Service.String()
 	}
-	if err := e.j.save(); err != nil {
+	if err := errors.Join(e.needStorage(), e.j.save()); err != nil {
 		e.unlock()
 		return err
 	}
@@ -258,6 +274,9 @@ func open(cfg Config) (*engine, error) {
 		return nil, err
 	}
 	e.j = j
+	if cfg.Database != j.Database {
+		e.elsewhere = cfg.Database
+	}
 	e.cfg.ID, e.cfg.Choices, e.cfg.Storage, e.cfg.Database, e.cfg.Instance = j.ID, j.Choices, j.Storage, j.Database, j.Instance
 	return e, nil
 }

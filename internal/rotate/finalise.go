@@ -25,6 +25,15 @@ func (e *engine) finalise(ctx context.Context, hooks FinaliseHooks) error {
 	case RolledBack, Abandoned:
 		return problem.New(problem.Usage, "rotation %q is over: it is %s", e.j.ID, s)
 	case Finalising:
+		if e.j.Wrapped != nil {
+			// The keyring gets both keys: they are proved here as they were in the beginning.
+			if err := e.unwrap(); err != nil {
+				return err
+			}
+			if err := e.needKeys(true, true); err != nil {
+				return err
+			}
+		}
 		return e.destroy(ctx, hooks)
 	case Verified:
 	default:

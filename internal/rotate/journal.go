@@ -130,11 +130,22 @@ type PlaceProof struct {
 
 // Undone counts what a rollback did.
 type Undone struct {
+	Held      int64 `json:"held"`      // columns that still held what the rotation had written
 	Restored  int64 `json:"restored"`  // columns and files that have their old bytes again
 	Rewritten int64 `json:"rewritten"` // values written by n8n since, now under the old key
 	Changed   int64 `json:"changed"`   // columns and files that n8n has changed since
 	Gone      int64 `json:"gone"`      // rows and files that were deleted since
 }
+
+// Folder is the most that was ever found of the storage folder: what was there once
+// must be there later.
+type Folder string
+
+const (
+	NoFolder    Folder = ""
+	EmptyFolder Folder = "empty"
+	UsedFolder  Folder = "used" // n8n has kept executions in it
+)
 
 // JournalFormat is the format that this version writes.
 const JournalFormat = 1
@@ -155,7 +166,9 @@ type Journal struct {
 	Old      KeyRecord       `json:"old_key"`
 	New      KeyRecord       `json:"new_key"`
 	Storage  string          `json:"storage,omitempty"`
-	Service  string          `json:"service,omitempty"` // in words
+	Folder   Folder          `json:"storage_found,omitempty"`
+	Identity *Identity       `json:"identity,omitempty"` // of the database
+	Service  string          `json:"service,omitempty"`  // in words
 	Choices  Choices         `json:"choices"`
 	All      bool            `json:"all_executions,omitempty"`
 	Steps    []Step          `json:"steps"`
@@ -347,6 +360,12 @@ func (j *Journal) check(id string) error {
 		return fmt.Errorf("it has the unknown state %q", j.State)
 	case j.Wrapped == nil && j.State != Finalised && j.State != Finalising && j.State != RolledBack && j.State != Abandoned:
 		return errors.New("it has no journal key")
+	}
+	if j.Storage != "" && (!filepath.IsAbs(j.Storage) || filepath.Clean(j.Storage) != j.Storage) {
+		return fmt.Errorf("it names the storage folder %q", j.Storage)
+	}
+	if !slices.Contains([]Folder{NoFolder, EmptyFolder, UsedFolder}, j.Folder) {
+		return fmt.Errorf("it has found a storage folder %q", j.Folder)
 	}
 	for _, f := range j.Files {
 		if !filepath.IsAbs(f.Path) || filepath.Clean(f.Path) != f.Path {

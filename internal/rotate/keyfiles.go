@@ -6,6 +6,7 @@ import (
 	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/secret"
+	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 // change is what key files go through, with what was in one before.
@@ -23,6 +24,11 @@ func (e *engine) stageKey(i int) error {
 		}
 		return err
 	})
+}
+
+// keyIn is the key that a key file has now.
+func keyIn(f n8nhome.StagedFile) (n8ncrypt.InstanceKey, error) {
+	return n8nhome.KeyFile{Form: f.Form, Name: f.Path}.Key()
 }
 
 // restageKeys stages the files again, as n8n has left them when it stopped, and writes

@@ -102,39 +102,18 @@ func (e *engine) endBack(end State) error {
 	return err
 }
 
-// untouched asks the database whether a commit did not go through at all.
-func (e *engine) untouched(ctx context.Context) (bool, error) {
-	w, err := e.write(ctx)
-	if err != nil {
-		return false, err
-	}
-	t, err := e.count(ctx, w.DB, e.j.Choices.Executions)
-	if err := errors.Join(err, w.Close()); err != nil {
-		return false, err
-	}
-	return t.new <= e.j.AlreadyNew, nil
-}
-
-// undoScope is all executions once n8n may have finished some that it has written
-// under the new key.
-func (e *engine) undoScope() n8ndb.ExecutionScope {
-	if e.j.Step(StepStart) != nil {
-		return n8ndb.AllExecutions
-	}
-	return e.j.Choices.Executions
-}
-
 // undo takes the database and the files back, or goes on with that.
 func (e *engine) undo(ctx context.Context) (result, detail string, err error) {
+	var w *n8ndb.Writer
 	through := false
 	if e.j.State == RollbackCommitting {
-		if through, err = e.undone(ctx); err != nil {
+		if w, through, err = e.undone(ctx); err != nil {
 			return "", "", err
 		}
 	}
 	if through {
-		err = e.placeBack()
-	} else {
+		err = errors.Join(e.placeBack(), w.Close())
+	} else if err = closing(w); err == nil {
 		err = e.transactBack(ctx)
 	}
 	if err != nil {
@@ -153,20 +132,6 @@ func (e *engine) placeBack() error {
 		return err
 	}
 	return e.to(RollbackApplied)
-}
-
-// undone asks the database whether the rollback was committed: one transaction leaves
-// nothing under the new key, or everything.
-func (e *engine) undone(ctx context.Context) (bool, error) {
-	w, err := e.write(ctx)
-	if err != nil {
-		return false, err
-	}
-	t, err := e.count(ctx, w.DB, e.undoScope())
-	if err := errors.Join(err, w.Close()); err != nil {
-		return false, err
-	}
-	return t.new == 0, nil
 }
 
 // transactBack is the transaction back.
@@ -215,6 +180,10 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 	if err != nil {
 		return err
 	}
+	if e.elsewhere != "" && restored.Restored == 0 && restored.Same > 0 {
+		return e.olderCopy()
+	}
+	j.Undone.Held = restored.Restored
 	j.Undone.Restored, j.Undone.Changed, j.Undone.Gone = restored.Restored+restored.Same, restored.Changed, restored.Gone
 	if j.NewDataKey != "" {
 		if err := w.ReactivateDataKey(ctx, j.NewDataKey, strings.Fields(j.OldDataKey)); err != nil {
@@ -227,7 +196,7 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 	}
 	how := &sealing{to: cfg.Old.Key, version: version, back: true}
 	before, after := e.newProof(), e.newProof()
-	rewrite := n8ndb.RewriteConfig{Keys: keys, Receipt: cfg.Receipt, Executions: e.undoScope(), Seal: how.seal,
+	rewrite := n8ndb.RewriteConfig{Keys: keys, Receipt: cfg.Receipt, Executions: n8ndb.AllExecutions, Seal: how.seal,
 		Digest: before.digest, Visit: before.visit,
 		Progress: func(table string, n int64) { cfg.Progress(StepRollbackApply, table, n) }}
 	done, err := w.Rewrite(ctx, rewrite)
@@ -239,7 +208,7 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.Census(ctx, n8ndb.CensusConfig{Keys: now, Receipt: cfg.Receipt, Executions: e.undoScope(), Digest: after.digest, Visit: after.visit,
+	_, err = w.Census(ctx, n8ndb.CensusConfig{Keys: now, Receipt: cfg.Receipt, Executions: n8ndb.AllExecutions, Digest: after.digest, Visit: after.visit,
 		Progress: func(table string, n int64) { cfg.Progress(StepRollbackApply, table, n) }})
 	if err != nil {
 		return err
@@ -295,7 +264,7 @@ func (e *engine) undoBundles(ctx context.Context, w *n8ndb.Writer, rewrite n8ndb
 	if err != nil {
 		return err
 	}
-	names, err := w.BundleFiles(ctx, e.j.Storage, e.undoScope())
+	names, err := w.BundleFiles(ctx, e.j.Storage, n8ndb.AllExecutions)
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,8 @@ type Config struct {
 	// ID names the rotation. Required but in Run, which makes one ([NewID]).
 	ID string
 	// Instance and Database are for people and for [Unfinished]: the instance's name,
-	// and the database's path or its address without password. Run only; required.
+	// and the database's path or its address without password. Required in Run. Later
+	// the journal's count; a Database that is another one is asked for more proof.
 	Instance, Database string
 	// Reopen is whatever the caller needs to make this Config again from the ID alone;
 	// it must hold no secret. Run only; optional.

@@ -12,7 +12,10 @@ import (
 
 // look takes a census of the live database under one key, which n8n may be writing to.
 func (e *engine) look(ctx context.Context, step StepName, key n8ncrypt.InstanceKey, others []n8ndb.OtherKey) (*proof, error) {
-	db, err := e.cfg.Read(ctx)
+	if err := e.needStorage(); err != nil {
+		return nil, err
+	}
+	db, err := e.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +35,9 @@ func (e *engine) look(ctx context.Context, step StepName, key n8ncrypt.InstanceK
 // verify proves the live database under the new key.
 func (e *engine) verify(ctx context.Context) (result, detail string, err error) {
 	seen, err := e.look(ctx, StepVerify, e.cfg.New.Key, nil)
+	if err == nil {
+		err = e.notEmpty(seen)
+	}
 	if err != nil {
 		return "", "", err
 	}
@@ -52,6 +58,9 @@ func (e *engine) verify(ctx context.Context) (result, detail string, err error) 
 // verifyBack proves it under the old key. What opened under no key before need not.
 func (e *engine) verifyBack(ctx context.Context) (result, detail string, err error) {
 	seen, err := e.look(ctx, StepRollbackVerify, e.cfg.Old.Key, e.cfg.Others)
+	if err == nil {
+		err = e.notEmpty(seen)
+	}
 	if err != nil {
 		return "", "", err
 	}
