@@ -167,24 +167,32 @@ func (v *view) executionCounts(ctx context.Context, c *ExecutionCounts) error {
 // saltedInJSON is how every CBC value begins that is a whole JSON string.
 const saltedInJSON = `"U2FsdGVkX1`
 
-// FinishedValues counts the values of finished executions in the database that are
-// under an instance key (CBC), and the executions that have any. Nothing is opened;
-// values under a data key are not among them. It reads all execution data once,
+// Finished counts values in the data of finished executions, and the executions that
+// have any. One with values of both kinds is counted with both.
+type Finished struct {
+	Executions, Values           int64 // under an instance key (CBC)
+	KeyedExecutions, KeyedValues int64 // under data keys
+}
+
+// FinishedValues counts the values of finished executions in the database; those under
+// data keys only with keyed. Nothing is opened. It reads all execution data once,
 // unless this n8n keeps no secrets there (before 1.123).
-func (db *DB) FinishedValues(ctx context.Context, progress func(table string, rows int64)) (executions, values int64, err error) {
-	err = db.view(ctx, func(v *view) error {
+func (db *DB) FinishedValues(ctx context.Context, keyed bool, progress func(table string, rows int64)) (Finished, error) {
+	var c Finished
+	err := db.view(ctx, func(v *view) error {
 		t, entity := v.db.table("execution_data"), v.db.table("execution_entity")
 		data := t.Column("data")
 		if data == nil || entity.Column("id") == nil || entity.Column("status") == nil {
 			return nil // versions without the column are older than the place
 		}
+		holds := v.mayHold(data, keyed)
 		q := query{table: t, anyOrder: true,
 			// Rows that hold none are read by the database and not sent.
-			exprs: []string{"CASE WHEN " + v.contains(data, saltedInJSON) + " THEN " + v.text(data) + " END"},
+			exprs: []string{"CASE WHEN " + holds + " THEN " + v.text(data) + " END"},
 			join:  `JOIN ` + v.db.from(entity) + ` AS e ON e."id" = t."executionId"`,
 			where: "NOT COALESCE(" + v.unfinished() + ", FALSE)"}
 		if !v.db.yield {
-			q.where += " AND " + v.contains(data, saltedInJSON)
+			q.where += " AND " + holds
 		}
 		var rows int64
 		return v.each(ctx, q, func(_ string, cols []any) error {
@@ -195,19 +203,39 @@ func (db *DB) FinishedValues(ctx context.Context, progress func(table string, ro
 			if len(b) == 0 {
 				return nil
 			}
-			n := int64(0)
+			values, under := int64(0), int64(0)
 			for _, f := range scanFlatted(b) {
-				if n8ncrypt.Detect(f.text(b)) == n8ncrypt.CBC {
-					n++
+				switch n8ncrypt.Detect(f.text(b)) {
+				case n8ncrypt.CBC:
+					values++
+				case n8ncrypt.Prefixed:
+					if keyed {
+						under++
+					}
 				}
 			}
-			if n > 0 {
-				executions, values = executions+1, values+n
+			if values > 0 {
+				c.Executions, c.Values = c.Executions+1, c.Values+values
+			}
+			if under > 0 {
+				c.KeyedExecutions, c.KeyedValues = c.KeyedExecutions+1, c.KeyedValues+under
 			}
 			return nil
 		})
 	})
-	return executions, values, err
+	return c, err
+}
+
+// mayHold is the SQL condition of execution data that can have a value under an
+// instance key, or with everything of any kind. It spares reading the others.
+func (v *view) mayHold(data *Column, everything bool) string {
+	holds := v.contains(data, saltedInJSON)
+	if everything {
+		for _, name := range []string{"secureArtifacts", "executionContext", "runtimeData", "encryptedMetadata"} {
+			holds += " OR " + v.contains(data, name)
+		}
+	}
+	return "(" + holds + ")"
 }
 
 // contains is the SQL condition that a column holds a constant text.
@@ -305,12 +333,7 @@ func (v *view) executionSize(ctx context.Context, t *Table, data *Column, scope 
 	if entity := v.db.table("execution_entity"); entity != nil && scope != AllExecutions {
 		q.join, q.where = `JOIN `+v.db.from(entity)+` AS e ON e."id" = t."executionId"`, v.unfinished()
 	}
-	holds := v.contains(data, saltedInJSON)
-	if everything {
-		holds += ` OR ` + v.contains(data, `secureArtifacts`) + ` OR ` + v.contains(data, `executionContext`) + ` OR ` +
-			v.contains(data, `runtimeData`) + ` OR ` + v.contains(data, `encryptedMetadata`)
-	}
-	q.exprs = []string{fmt.Sprintf("CASE WHEN %s THEN octet_length(t.%s) END", holds, quote(data.Name))}
+	q.exprs = []string{fmt.Sprintf("CASE WHEN %s THEN octet_length(t.%s) END", v.mayHold(data, everything), quote(data.Name))}
 	err := v.each(ctx, q, func(_ string, cols []any) error {
 		if cols[0] == nil {
 			return nil

@@ -110,6 +110,7 @@ func TestKeyRows(t *testing.T) {
 func TestFinishedValues(t *testing.T) {
 	for _, name := range []string{"1.123.81-sqlite", "2.41.1-sqlite", "2.41.1-postgres"} {
 		t.Run(name, func(t *testing.T) {
+			ctx := context.Background()
 			f := n8ndbtest.Load(t, name)
 			location := f.Copy(t)
 			seeded := n8ndbtest.Seeded{}
@@ -117,27 +118,38 @@ func TestFinishedValues(t *testing.T) {
 				seeded = n8ndbtest.Seed(t, f, location)
 			}
 			db := f.Open(t, location)
-			executions, values, err := db.FinishedValues(context.Background(), nil)
+			got, err := db.FinishedValues(ctx, true, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			finished := map[string]bool{}
-			want := int64(0)
+			var want n8ndb.Finished
+			finished := map[n8ncrypt.Format]map[string]bool{n8ncrypt.CBC: {}, n8ncrypt.Prefixed: {}}
 			r := n8ndbtest.Census(t, db, f.Key, n8ndb.CensusConfig{Executions: n8ndb.AllExecutions})
 			for _, s := range r.Secrets {
 				id, _, _ := strings.Cut(s.Row, "#")
-				if !strings.HasPrefix(string(s.Place), "execution_data") || s.Format != n8ncrypt.CBC.String() ||
+				if !strings.HasPrefix(string(s.Place), "execution_data") ||
 					id == seeded.Executions["new"] || id == seeded.Executions["running"] || id == seeded.Executions["waiting"] {
 					continue
 				}
-				finished[id] = true
-				want++
+				switch s.Format {
+				case n8ncrypt.CBC.String():
+					finished[n8ncrypt.CBC][id] = true
+					want.Values++
+				case n8ncrypt.Prefixed.String():
+					finished[n8ncrypt.Prefixed][id] = true
+					want.KeyedValues++
+				}
 			}
-			if executions != int64(len(finished)) || values != want {
-				t.Errorf("%d executions with %d values, a census finds %d with %d", executions, values, len(finished), want)
+			want.Executions, want.KeyedExecutions = int64(len(finished[n8ncrypt.CBC])), int64(len(finished[n8ncrypt.Prefixed]))
+			if got != want {
+				t.Errorf("%+v, a census finds %+v", got, want)
 			}
-			if len(seeded.Executions) > 0 && want == 0 {
-				t.Error("nothing was seeded")
+			if len(seeded.Executions) > 0 && (want.Values == 0 || want.KeyedValues == 0) {
+				t.Errorf("seeded was %+v", want)
+			}
+			want.KeyedExecutions, want.KeyedValues = 0, 0
+			if got, err := db.FinishedValues(ctx, false, nil); err != nil || got != want {
+				t.Errorf("%+v, want %+v, %v", got, want, err)
 			}
 		})
 	}

@@ -54,10 +54,13 @@ func leakedPlaces() []leaked {
 	}
 }
 
+// finishedPlace is where most of what finished executions hold is.
+const finishedPlace = n8ndb.PlaceID("execution_data.data[credentials]")
+
 // exposure is the checklist after a leak, in the order in which it is best done: the
 // credentials by type, then n8n's own secrets. It is a pure function of a plan whose
-// places and derived secrets are filled in.
-func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse) (list []Exposed, advice []string) {
+// places and derived secrets are filled in; leaking as in effects.
+func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse, leaking bool) (list []Exposed, advice []string) {
 	for _, u := range uses {
 		e := Exposed{Kind: "credential", ID: u.ID, Type: u.Type, Name: u.Name, Count: 1, Workflows: u.Workflows, Agents: u.Agents,
 			Do: "replace the secret at its provider, then in n8n"}
@@ -79,10 +82,17 @@ func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse) (list 
 			list = append(list, Exposed{Kind: string(place[l.number]), Type: l.kind, Count: n, Do: l.do})
 		}
 	}
+	if n := p.LeftValues + p.LeftKeyedValues; n > 0 {
+		list = append(list, Exposed{Kind: string(finishedPlace), Type: "identity in a finished execution", Count: n,
+			Do: "it stays under keys that leaked: delete these executions in n8n, or take them along with --executions all; the tokens of whoever started them: end their sessions at the identity provider"})
+	}
 	if n := byNumber[19]; n > 0 {
 		e := Exposed{Kind: string(place[19]), Type: "data key", Count: n, Replaced: true, Do: "the rotation makes a new one and encrypts with it what was under these"}
 		if version.Before(2, 39) {
-			e.Replaced, e.Do = false, "make a new one with \"n8keep data-key rotate\" if n8n runs with its key rotation on: what is under these is encrypted with the instance key now"
+			e.Replaced, e.Do = false, "what is under these is encrypted with the instance key now, and none is active"
+			if leaking {
+				e.Do = "make a new one with \"n8keep data-key rotate\" once the rotation is finalised: the active one stays active, and n8n encrypts with it wherever its key rotation is on; what is under these is encrypted with the instance key now"
+			}
 		}
 		list = append(list, e)
 	}
@@ -110,6 +120,9 @@ func leakAdvice(p *Plan) []string {
 	}
 	if d.Users > 0 {
 		advice = append(advice, fmt.Sprintf("%s: have everybody choose another password", counted(d.Users, "user")))
+	}
+	if p.LeftUnseen > 0 {
+		advice = append(advice, fmt.Sprintf("%s kept in files and not looked into: what they hold can still be read with the old key, so delete them in n8n as soon as nobody needs them", finishedAre(p.LeftUnseen)))
 	}
 	for i, h := range p.KeyFound {
 		if i == 3 {

@@ -71,6 +71,7 @@ func TestExposureOfEveryPlace(t *testing.T) {
 		"promotion provider":               "promotion_provider.auth 1 false",
 		"identity in an execution":         "execution_data.data[credentials] 9 false",
 		"identity in an execution on disk": "bundle.json[credentials] 3 false",
+		"identity in a finished execution": "execution_data.data[credentials] 3 false",
 		"JWE key":                          "deployment_key[jwe.private-key] 2 false",
 		"OAuth server signing key":         "deployment_key[oauth-server.signing-key] 1 false",
 		"data key":                         "deployment_key[data_encryption/aes-256-gcm] 4 true",
@@ -86,6 +87,7 @@ func TestExposureOfEveryPlace(t *testing.T) {
 	} {
 		wantText(t, p.ExposedAdvice, want)
 	}
+	wantText(t, p.Effects, "1 finished execution left under data keys that could be read with the old key, with 2 values (--executions all takes them along)")
 	wantText(t, p.Effects, "every value is encrypted under a new data key, which the new instance key wraps")
 	wantText(t, p.Effects, "1 user with a second factor has to log in again, whatever becomes of the other sessions")
 	for _, d := range p.Derived {
@@ -121,7 +123,7 @@ func TestExposureAsSetInTheEnvironment(t *testing.T) {
 			}
 		case "data key":
 			seen++
-			if e.Replaced || !strings.HasPrefix(e.Do, "make a new one with \"n8keep data-key rotate\"") {
+			if e.Replaced || e.Do != "make a new one with \"n8keep data-key rotate\" once the rotation is finalised: the active one stays active, and n8n encrypts with it wherever its key rotation is on; what is under these is encrypted with the instance key now" {
 				t.Errorf("%+v", e)
 			}
 		}
@@ -129,4 +131,65 @@ func TestExposureAsSetInTheEnvironment(t *testing.T) {
 	if seen != 2 {
 		t.Errorf("%d of 2 seen", seen)
 	}
+}
+
+// TestDataKeyThatStays: only n8n 2.39 and later can be given another data key by the rotation itself.
+func TestDataKeyThatStays(t *testing.T) {
+	const stays = "the data key that n8n has now stays its active one"
+	says := func(p *Plan) (effect bool, do string) {
+		for _, e := range p.Exposed {
+			if e.Type == "data key" {
+				do = e.Do
+			}
+		}
+		return strings.Contains(strings.Join(p.Effects, "\n"), stays), do
+	}
+	f := newPlanned(t, "2.38.7-sqlite-keyrotation", false)
+	for _, flag := range []string{"on", "off", ""} {
+		effect, do := says(f.plan(t, func(cfg *PlanConfig) { cfg.KeyRotation, cfg.Choices.AfterLeak = flag, true }))
+		if !effect || !strings.HasPrefix(do, "make a new one with \"n8keep data-key rotate\" once the rotation is finalised") {
+			t.Errorf("flag %q: %t, %q", flag, effect, do)
+		}
+	}
+	if effect, _ := says(f.plan(t, nil)); effect {
+		t.Error("without a leak the data key is as good as before")
+	}
+	f.exec(t, `UPDATE deployment_key SET status = 'inactive' WHERE type = 'data_encryption'`)
+	if effect, do := says(f.plan(t, leaked4)); effect || do != "what is under these is encrypted with the instance key now, and none is active" {
+		t.Errorf("%t, %q", effect, do)
+	}
+	if effect, do := says(newPlanned(t, "2.41.1-sqlite-keyrotation", false).plan(t, leaked4)); effect || strings.Contains(do, "data-key rotate") {
+		t.Errorf("%t, %q", effect, do)
+	}
+}
+
+// TestFinishedAfterLeak: what stays under leaked keys is counted, whichever kind they are.
+func TestFinishedAfterLeak(t *testing.T) {
+	f := newPlanned(t, "2.41.1-sqlite", true)
+	counted := func(change func(*PlanConfig)) (finished *Exposed, p *Plan) {
+		p = f.plan(t, change)
+		for i, e := range p.Exposed {
+			if e.Type == "identity in a finished execution" {
+				finished = &p.Exposed[i]
+			}
+		}
+		return finished, p
+	}
+	e, p := counted(leaked4)
+	if p.LeftBehind == 0 || p.LeftValues == 0 || p.LeftKeyed == 0 || p.LeftKeyedValues == 0 {
+		t.Errorf("%d executions with %d values, %d with %d under data keys", p.LeftBehind, p.LeftValues, p.LeftKeyed, p.LeftKeyedValues)
+	}
+	if e == nil || e.Count != p.LeftValues+p.LeftKeyedValues || e.Replaced ||
+		e.Do != "it stays under keys that leaked: delete these executions in n8n, or take them along with --executions all; the tokens of whoever started them: end their sessions at the identity provider" {
+		t.Errorf("%+v", e)
+	}
+	if e, p := counted(func(cfg *PlanConfig) { cfg.Choices.AfterLeak, cfg.Choices.Executions = true, n8ndb.AllExecutions }); e != nil || p.LeftKeyed != 0 {
+		t.Errorf("%+v, %d", e, p.LeftKeyed)
+	}
+	if _, p := counted(nil); p.LeftKeyed != 0 {
+		t.Errorf("%d under data keys that nobody knows", p.LeftKeyed)
+	}
+	f.exec(t, `UPDATE execution_entity SET "storedAt" = 'fs' WHERE "finished"`)
+	_, p = counted(leaked4)
+	wantText(t, p.ExposedAdvice, "5 finished executions are kept in files and not looked into: what they hold can still be read with the old key, so delete them in n8n as soon as nobody needs them")
 }

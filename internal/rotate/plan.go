@@ -84,6 +84,10 @@ type Plan struct {
 	LeftBehind int64 `json:"left_behind"`
 	LeftValues int64 `json:"left_behind_values"`
 	LeftUnseen int64 `json:"left_behind_unseen"`
+	// LeftKeyed and LeftKeyedValues are, after a leak, likewise those whose data stays under
+	// data keys that could be read with the old key.
+	LeftKeyed       int64 `json:"left_behind_data_key,omitempty"`
+	LeftKeyedValues int64 `json:"left_behind_data_key_values,omitempty"`
 	// Waiting values are those of executions that are not finished.
 	WaitingValues int64 `json:"waiting_values"`
 	Bundles       int64 `json:"bundles"` // files of executions on disk that are looked into
@@ -206,13 +210,14 @@ func MakePlan(ctx context.Context, cfg PlanConfig) (*Plan, error) {
 	var warnings []string
 	p.Derived, warnings = planDerived(derivedFacts{version: version, rows: facts.rows, env: cfg.Env, old: cfg.Old, leak: p.AfterLeak, dependents: p.Dependents})
 	p.Warnings = append(p.Warnings, warnings...)
-	p.effects(cfg, version)
+	leaking := p.AfterLeak && staysActive(version, facts.rows)
+	p.effects(cfg, version, leaking)
 	if p.AfterLeak {
 		uses, err := cfg.DB.CredentialUses(ctx)
 		if err != nil {
 			return nil, err
 		}
-		p.Exposed, p.ExposedAdvice = exposure(p, version, uses)
+		p.Exposed, p.ExposedAdvice = exposure(p, version, uses, leaking)
 	}
 	return p, nil
 }
@@ -301,9 +306,11 @@ func (p *Plan) read(ctx context.Context, cfg PlanConfig, version n8ndb.Version) 
 	}
 	if cfg.Choices.Executions != n8ndb.AllExecutions {
 		p.WaitingValues = waiting
-		if p.LeftBehind, p.LeftValues, err = cfg.DB.FinishedValues(ctx, cfg.Progress); err != nil {
+		left, err := cfg.DB.FinishedValues(ctx, p.AfterLeak, cfg.Progress)
+		if err != nil {
 			return f, err
 		}
+		p.LeftBehind, p.LeftValues, p.LeftKeyed, p.LeftKeyedValues = left.Executions, left.Values, left.KeyedExecutions, left.KeyedValues
 	}
 	if p.Dependents, err = cfg.DB.Dependents(ctx); err != nil {
 		return f, err

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
@@ -48,8 +49,16 @@ func (p *Plan) versions(cfg PlanConfig, version n8ndb.Version, f planFacts) {
 		return
 	}
 	if cfg.KeyRotation != "off" {
-		p.warn("with %s on, n8n goes on writing under a data key that could be read with the leaked key: make a new one at once with \"n8keep data-key rotate\", or upgrade to 2.39 or later first", flagVariable)
+		p.warn("with %s on, n8n goes on writing under a data key that could be read with the leaked key: make a new one with \"n8keep data-key rotate\" as soon as the rotation is finalised, or upgrade to 2.39 or later first", flagVariable)
 	}
+}
+
+// staysActive reports whether a rotation after a leak leaves a data key active that could be
+// read with the old key: from 2.39 on it makes a new one itself.
+func staysActive(version n8ndb.Version, rows []n8ndb.KeyRow) bool {
+	return version.Before(2, 39) && slices.ContainsFunc(rows, func(r n8ndb.KeyRow) bool {
+		return r.Type == "data_encryption" && r.Algorithm != string(n8ncrypt.AlgorithmCBC) && r.Status == "active"
+	})
 }
 
 // flagVariable switches n8n's key rotation.
@@ -145,11 +154,12 @@ func (p *Plan) room(cfg PlanConfig, f planFacts) {
 func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", (n+1<<20-1)>>20) }
 
 // effects are the sentences about what a rotation means beyond the derived secrets.
-func (p *Plan) effects(cfg PlanConfig, version n8ndb.Version) {
+// leaking says that a data key stays active that could be read with the old key.
+func (p *Plan) effects(cfg PlanConfig, version n8ndb.Version, leaking bool) {
 	say := func(format string, args ...any) { p.Effects = append(p.Effects, fmt.Sprintf(format, args...)) }
 	d, e := p.Dependents, p.Dependents.Executions
 	if p.AfterLeak {
-		p.leakEffects(version, say)
+		p.leakEffects(version, leaking, say)
 	} else if d.MFAUsers > 0 {
 		say("%s with a second factor: nobody is logged out, because a secret keeps its format", counted(d.MFAUsers, "user"))
 	}
@@ -173,6 +183,9 @@ func (p *Plan) effects(cfg PlanConfig, version n8ndb.Version) {
 		say("%s left under the old key with %s: retry of these fails (--executions all takes them along), and the old key is worth keeping for that long",
 			counted(p.LeftBehind, "finished execution"), values(p.LeftValues))
 	}
+	if p.LeftKeyed > 0 {
+		say("%s left under data keys that could be read with the old key, with %s (--executions all takes them along)", counted(p.LeftKeyed, "finished execution"), values(p.LeftKeyedValues))
+	}
 	if p.LeftUnseen > 0 {
 		say("%s kept in files and not looked into: retry of these fails if they hold secrets", finishedAre(p.LeftUnseen))
 	}
@@ -188,7 +201,7 @@ func finishedAre(n int64) string {
 	return fmt.Sprintf("%d finished executions are", n)
 }
 
-func (p *Plan) leakEffects(version n8ndb.Version, say func(string, ...any)) {
+func (p *Plan) leakEffects(version n8ndb.Version, leaking bool, say func(string, ...any)) {
 	switch {
 	case !version.Before(2, 39):
 		say("every value is encrypted under a new data key, which the new instance key wraps")
@@ -196,6 +209,9 @@ func (p *Plan) leakEffects(version n8ndb.Version, say func(string, ...any)) {
 		say("every value is encrypted under the new instance key: this n8n reads what is under data keys only with its key rotation on")
 	default:
 		say("every value is encrypted under the new instance key")
+	}
+	if leaking {
+		say("the data key that n8n has now stays its active one: wherever %s is on, n8n goes on encrypting with it, and whoever has the old key and a copy of this database reads that; so make a new one once the rotation is finalised, with \"n8keep data-key rotate\"", flagVariable)
 	}
 	if p.MFALogouts > 0 {
 		say("%s to log in again, whatever becomes of the other sessions", usersHave(p.MFALogouts))

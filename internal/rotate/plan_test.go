@@ -524,8 +524,9 @@ func TestPlanOf218(t *testing.T) {
 	if err := on.Refused(); err != nil {
 		t.Fatal(err)
 	}
-	wantText(t, on.Warnings, "with N8N_ENV_FEAT_ENCRYPTION_KEY_ROTATION on, n8n goes on writing under a data key that could be read with the leaked key: make a new one at once with \"n8keep data-key rotate\", or upgrade to 2.39 or later first")
+	wantText(t, on.Warnings, "with N8N_ENV_FEAT_ENCRYPTION_KEY_ROTATION on, n8n goes on writing under a data key that could be read with the leaked key: make a new one with \"n8keep data-key rotate\" as soon as the rotation is finalised, or upgrade to 2.39 or later first")
 	wantText(t, on.Effects, "every value is encrypted under the new instance key: this n8n reads what is under data keys only with its key rotation on")
+	wantText(t, on.Effects, "the data key that n8n has now stays its active one: wherever N8N_ENV_FEAT_ENCRYPTION_KEY_ROTATION is on, n8n goes on encrypting with it, and whoever has the old key and a copy of this database reads that; so make a new one once the rotation is finalised, with \"n8keep data-key rotate\"")
 	if on.Change != on.Values-1 { // instance.id
 		t.Errorf("%d of %d change", on.Change, on.Values)
 	}
