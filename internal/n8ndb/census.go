@@ -27,8 +27,8 @@ type Secret struct {
 	// OldEncoding marks those of Misread that n8n to 1.15 has written: CBC under the
 	// UTF-8 bytes of a key that is not ASCII.
 	OldEncoding bool
-	Problem Problem // "" when it opens
-	Digest  string  // CensusConfig.Digest of the plaintext, "" without
+	Problem     Problem // "" when it opens
+	Digest      string  // CensusConfig.Digest of the plaintext, "" without
 }
 
 // Problem says why a value does not open.
