@@ -31,7 +31,7 @@ test: setup servers lint
 
 e2e: setup servers build
 	for v in $(E2E); do scripts/install-n8n $$v || exit 1; done
-	N8KEEP_BIN=$(CURDIR)/bin/n8keep N8KEEP_E2E_VERSIONS="$(E2E)" go test -tags e2e -count=1 -timeout 30m ./e2e/...
+	N8KEEP_BIN=$(CURDIR)/bin/n8keep N8KEEP_E2E_VERSIONS="$(E2E)" go test -tags e2e -count=1 -timeout 45m ./e2e/...
 
 # Hours: every long test in its long form, and every n8n release there is a recipe for.
 soak: setup servers build

@@ -57,21 +57,22 @@ func (p place) hasRows() bool {
 // cliReads says whether the release's command line, the judge, opens values under data keys: n8n >= 2.39.
 func (p place) cliReads() bool { return p.hasRows() && !strings.HasPrefix(p.version, "2.38.") }
 
-// places are the few of the default run, each with what the others lack, or with N8KEEP_SOAK all of them.
+// every says whether rotation, after a leak, too, and re-encryption run at all places, and not only in the few minutes' form:
+// with N8KEEP_SOAK=1 or N8KEEP_E2E_ROTATE=all.
+func every() bool { return os.Getenv("N8KEEP_SOAK") != "" || os.Getenv("N8KEEP_E2E_ROTATE") == "all" }
+
+// places are those of the default run, SQLite with the data keys off, or all of them.
 func places() []place {
 	var all []place
 	for _, v := range versions() {
 		p := place{version: v}
-		if os.Getenv("N8KEEP_SOAK") == "" {
-			all = append(all, p)
-			if p.hasRows() {
-				all = append(all, place{version: v, postgres: true, dataKeys: true, keyFile: true})
-			}
+		all = append(all, p)
+		if !every() {
 			continue
 		}
-		all = append(all, p, place{version: v, postgres: true, keyFile: true})
+		all = append(all, place{version: v, postgres: true, keyFile: true})
 		if p.cliReads() {
-			all = append(all, place{version: v, dataKeys: true, keyFile: true}, place{version: v, postgres: true, dataKeys: true},
+			all = append(all, place{version: v, dataKeys: true, keyFile: true}, place{version: v, postgres: true, dataKeys: true, keyFile: true},
 				place{version: v, postgres: true, queue: true}, place{version: v, postgres: true, queue: true, dataKeys: true})
 		}
 	}
