@@ -246,10 +246,18 @@ func (in instance) activate(a Activation, now time.Time) (next instance, unopene
 	changed = changed || len(next.Retired) != n
 
 	known := next.open(a.New.Key, a.Old.Key)
+	if i := next.closed(known, a.Old.Fingerprint); i >= 0 && !a.Old.Key.IsZero() {
+		// Sealed under a key that nobody gave, or altered: it stays, and the key that was
+		// given gets a record of its own.
+		r := next.Retired[i]
+		r.Sealed, r.Under = nil, ""
+		next.Retired, changed = slices.Insert(next.Retired, i, r), true
+		known = slices.Insert(known, i, a.Old.Key)
+	}
 	for i := range next.Retired {
 		r := &next.Retired[i]
-		if r.Fingerprint == a.Old.Fingerprint && known[i].IsZero() {
-			known[i] = a.Old.Key // its record is new, or sealed under a key that nobody gave
+		if r.Fingerprint == a.Old.Fingerprint && len(r.Sealed) == 0 {
+			known[i] = a.Old.Key // its record is new
 		}
 		if known[i].IsZero() {
 			unopened = append(unopened, r.Fingerprint)
@@ -262,6 +270,22 @@ func (in instance) activate(a Activation, now time.Time) (next instance, unopene
 		changed = true
 	}
 	return next, unopened, changed
+}
+
+// closed is the index of a key's record that is sealed, when none of its records was
+// opened or is new; else -1.
+func (in instance) closed(known []n8ncrypt.InstanceKey, fp n8ncrypt.Fingerprint) int {
+	found := -1
+	for i, r := range in.Retired {
+		switch {
+		case r.Fingerprint != fp:
+		case !known[i].IsZero() || len(r.Sealed) == 0:
+			return -1
+		case found < 0:
+			found = i
+		}
+	}
+	return found
 }
 
 // open returns the retired keys that the given ones open, by index: directly, or

@@ -56,9 +56,10 @@ type Config struct {
 // Ring is a keyring. It holds nothing but the path: each method reads the file, and
 // is safe for concurrent use, also by several processes.
 type Ring struct {
-	path     string
-	now      func() time.Time
-	patience time.Duration
+	path        string
+	now         func() time.Time
+	patience    time.Duration
+	fingerprint func(n8ncrypt.InstanceKey) n8ncrypt.Fingerprint
 }
 
 // New returns the keyring of a state folder. It does no I/O.
@@ -66,7 +67,7 @@ func New(cfg Config) *Ring {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Ring{path: filepath.Join(cfg.StateDir, FileName), now: cfg.Now, patience: lockPatience}
+	return &Ring{path: filepath.Join(cfg.StateDir, FileName), now: cfg.Now, patience: lockPatience, fingerprint: n8ncrypt.InstanceKey.Fingerprint}
 }
 
 // Path is the keyring's file, which need not exist.
@@ -101,7 +102,7 @@ type Retired struct {
 // Key is an instance key and what is known of it.
 type Key struct {
 	Key         n8ncrypt.InstanceKey
-	Fingerprint n8ncrypt.Fingerprint // "": it is computed, half a second
+	Fingerprint n8ncrypt.Fingerprint // "" for whatever Key's is
 	Path        string               // absolute path of the file that holds it, "" for none
 }
 
@@ -156,13 +157,15 @@ func (r *Ring) Instance(name string) (Entry, bool, error) {
 // Activate makes New the active key of the instance, retires Old, sealed under
 // New, and seals every earlier key that Old or New opens under New. Doing it again
 // changes nothing. An active key that is neither of the two is retired by name
-// only.
+// only. It computes the fingerprint of both keys, half a second each; a key that has
+// another one than it is named with is WrongKey, and nothing is written.
 func (r *Ring) Activate(ctx context.Context, a Activation) (Activated, error) {
 	if a.Instance == "" || a.New.Key.IsZero() {
 		return Activated{}, problem.New(problem.Unexpected, "activating a key needs an instance and a key")
 	}
-	a.New.complete()
-	a.Old.complete()
+	if err := errors.Join(r.complete("new", &a.New), r.complete("old", &a.Old)); err != nil {
+		return Activated{}, err
+	}
 	var out Activated
 	err := r.change(ctx, func(f *file) (bool, error) {
 		in := f.Instances[a.Instance]
@@ -177,10 +180,17 @@ func (r *Ring) Activate(ctx context.Context, a Activation) (Activated, error) {
 	return out, nil
 }
 
-func (k *Key) complete() {
-	if k.Fingerprint == "" {
-		k.Fingerprint = k.Key.Fingerprint()
+func (r *Ring) complete(name string, k *Key) error {
+	if k.Key.IsZero() {
+		return nil
 	}
+	is := r.fingerprint(k.Key)
+	if k.Fingerprint != "" && k.Fingerprint != is {
+		return problem.New(problem.WrongKey, "the %s key has the fingerprint %s, and not %s as it must", name, is, k.Fingerprint).
+			WithHint("nothing was touched; give the key that has it")
+	}
+	k.Fingerprint = is
+	return nil
 }
 
 // Retired opens the retired keys of an instance with its active key, the last one

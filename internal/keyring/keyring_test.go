@@ -36,10 +36,21 @@ func (c *clock) next() time.Time {
 	return c.now
 }
 
+// quick takes named keys' fingerprints from their names.
+func quick(r *Ring) *Ring {
+	r.fingerprint = func(k n8ncrypt.InstanceKey) n8ncrypt.Fingerprint {
+		if letter, ok := strings.CutPrefix(k.Reveal(), "keyring-test-key-"); ok {
+			return n8ncrypt.Fingerprint("n8k1-" + strings.Repeat(letter[:1], 16))
+		}
+		return k.Fingerprint()
+	}
+	return r
+}
+
 func ring(t testing.TB) *Ring {
 	t.Helper()
 	c := &clock{time.Date(2026, 8, 1, 0, 0, 0, 0, time.UTC)}
-	return New(Config{StateDir: filepath.Join(t.TempDir(), "state"), Now: c.next})
+	return quick(New(Config{StateDir: filepath.Join(t.TempDir(), "state"), Now: c.next}))
 }
 
 func activate(t testing.TB, r *Ring, instance string, old, new Key) Activated {
@@ -174,11 +185,68 @@ func TestRetiredWithAnotherKey(t *testing.T) {
 	}
 }
 
+// TestNamedWrongly: a key is not put under another one's name, and what does not open
+// is not overwritten.
+func TestNamedWrongly(t *testing.T) {
+	a, b, c, d := named(t, "a"), named(t, "b"), named(t, "c"), named(t, "d")
+	r := ring(t)
+	activate(t, r, "prod", a, b)
+	before, err := os.ReadFile(r.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, act := range map[string]Activation{
+		"old": {Instance: "prod", Old: Key{Key: d.Key, Fingerprint: b.Fingerprint}, New: c},
+		"new": {Instance: "prod", Old: b, New: Key{Key: d.Key, Fingerprint: c.Fingerprint}},
+	} {
+		_, err := r.Activate(t.Context(), act)
+		if problem.KindOf(err) != problem.WrongKey || !strings.Contains(err.Error(), "the "+name+" key has the fingerprint "+string(d.Fingerprint)) || !strings.Contains(problem.HintOf(err), "nothing was touched") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if after, err := os.ReadFile(r.Path()); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the keyring was changed (%v)", err)
+	}
+	// a is sealed under b, which nobody gives.
+	sealed := func(e []retired) [][]byte {
+		var all [][]byte
+		for _, x := range e {
+			if x.Fingerprint == a.Fingerprint {
+				all = append(all, x.Sealed)
+			}
+		}
+		return all
+	}
+	was, err := r.read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time nothing changes
+		out := activate(t, r, "prod", a, c)
+		if diff := cmp.Diff([]n8ncrypt.Fingerprint{b.Fingerprint, a.Fingerprint}, out.Unopened); diff != "" {
+			t.Error(diff)
+		}
+		now, err := r.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all := sealed(now.Instances["prod"].Retired); len(all) != 2 || !bytes.Equal(all[1], sealed(was.Instances["prod"].Retired)[0]) {
+			t.Errorf("%d records, or the one that did not open was overwritten", len(all))
+		}
+		if got := opened(t, r, "prod", c); got != "?a?" {
+			t.Errorf("with c: %q", got)
+		}
+	}
+}
+
 // TestTampering changes every member and every byte of a sealed key.
 func TestTampering(t *testing.T) {
 	old := named(t, "a")
-	key := named(t, "b").Key
-	active := Key{Key: key, Fingerprint: key.Fingerprint()} // the real one, as it is computed again
+	key, err := n8ncrypt.NewInstanceKey("another-key-for-tests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	active := Key{Key: key, Fingerprint: key.Fingerprint()} // the real fingerprint, as it is computed again
 	r := ring(t)
 	activate(t, r, "prod", old, active)
 	clean, err := os.ReadFile(r.Path())
@@ -357,20 +425,20 @@ func TestTogether(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, l := range strings.Split(letters, "") {
 		wg.Go(func() {
-			if _, err := New(Config{StateDir: dir}).Activate(t.Context(), Activation{Instance: "n8n-" + l, Old: named(t, "z"), New: named(t, l)}); err != nil {
+			if _, err := quick(New(Config{StateDir: dir})).Activate(t.Context(), Activation{Instance: "n8n-" + l, Old: named(t, "z"), New: named(t, l)}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	list, err := New(Config{StateDir: dir}).Instances()
+	list, err := quick(New(Config{StateDir: dir})).Instances()
 	if err != nil || len(list) != len(letters) {
 		t.Errorf("%d entries, %v", len(list), err)
 	}
 }
 
 func TestLocked(t *testing.T) {
-	r := New(Config{StateDir: t.TempDir()})
+	r := quick(New(Config{StateDir: t.TempDir()}))
 	lock, err := durable.TryLock(r.Path() + ".lock")
 	if err != nil {
 		t.Fatal(err)
@@ -414,7 +482,7 @@ func TestNothingInClear(t *testing.T) {
 
 // TestVector opens what format 1 once wrote.
 func TestVector(t *testing.T) {
-	r := New(Config{StateDir: "testdata/format1"})
+	r := quick(New(Config{StateDir: "testdata/format1"}))
 	got := opened(t, r, "prod", named(t, "c"))
 	if got != "ba" {
 		t.Errorf("format 1: %q", got)

@@ -31,7 +31,7 @@ func secondRotation(dir string) error {
 		k, _ := n8ncrypt.NewInstanceKey("keyring-test-key-" + letter + "-ü")
 		return Key{Key: k, Fingerprint: n8ncrypt.Fingerprint("n8k1-" + strings.Repeat(letter, 16))}
 	}
-	_, err := New(Config{StateDir: dir}).Activate(context.Background(), Activation{Instance: "prod", Old: key("b"), New: key("c")})
+	_, err := quick(New(Config{StateDir: dir})).Activate(context.Background(), Activation{Instance: "prod", Old: key("b"), New: key("c")})
 	return err
 }
 
@@ -45,7 +45,7 @@ func TestKilledAnywhere(t *testing.T) {
 	a, b, c := named(t, "a"), named(t, "b"), named(t, "c")
 	run := func(mode string) (*Ring, error) {
 		dir := t.TempDir()
-		r := New(Config{StateDir: dir})
+		r := quick(New(Config{StateDir: dir}))
 		activate(t, r, "prod", a, b)
 		cmd := exec.Command(binary)
 		cmd.Env = append(os.Environ(), "KEYRING_TEST_STATE="+dir, "N8KEEP_FAILPOINT="+mode)
