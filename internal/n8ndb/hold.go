@@ -15,12 +15,14 @@ import (
 	"time"
 
 	"github.com/n8keep/n8keep/internal/failpoint"
+	"github.com/n8keep/n8keep/internal/health"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
 // HoldConfig says how to find out whether n8n is stopped.
 type HoldConfig struct {
-	// HealthURL is n8n's /healthz, optional. Any answer means that n8n runs.
+	// HealthURL is n8n's address, or that of its /healthz, optional. What an answer
+	// means is for package health to say.
 	HealthURL string
 	// AssumeStopped goes on where something could not be checked. What was found
 	// still refuses.
@@ -210,16 +212,24 @@ func (h *Held) askHealth(ctx context.Context) ([]string, error) {
 		return nil, problem.New(problem.Usage, "health URL %q is not a URL", holdRedacted(h.cfg.HealthURL)).
 			WithHint(`it looks like "http://localhost:5678/healthz"`)
 	}
+	request.URL = health.Alive(request.URL)
+	status := 0
 	response, err := h.cfg.HTTP.Do(request)
-	switch {
-	case err == nil:
+	if err == nil {
+		status = response.StatusCode
 		response.Body.Close()
-		return nil, problem.New(problem.Busy, "n8n answers at %s", request.URL.Redacted()).
-			WithHint("stop n8n and all its workers, and try again")
+	}
+	switch verdict := health.Judge(status, err); {
 	case ctx.Err() != nil:
 		return nil, problem.Wrap(problem.Interrupted, ctx.Err(), "asking n8n at %s", request.URL.Redacted())
-	case holdRefused(err):
-		return nil, nil // nobody listens: stopped
+	case verdict == health.Silent:
+		return nil, nil // stopped
+	case verdict == health.Answers && err != nil:
+		return nil, problem.New(problem.Busy, "somebody listens at %s, and the TLS connection fails", request.URL.Redacted()).
+			WithHint("stop n8n and all its workers, and try again; if it is not n8n that listens there, give --health-url the address of n8n itself")
+	case verdict == health.Answers:
+		return nil, problem.New(problem.Busy, "n8n answers at %s", request.URL.Redacted()).
+			WithHint("stop n8n and all its workers, and try again")
 	}
 	return []string{fmt.Sprintf("n8n at %s could not be asked", request.URL.Redacted())}, nil
 }

@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -167,15 +169,43 @@ func TestHoldGaps(t *testing.T) {
 func TestHoldHealth(t *testing.T) {
 	dir, path := snapLedger(t, "wal")
 	before := snapListing(t, dir)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	status := http.StatusUnauthorized
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) }))
 	url := strings.Replace(server.URL, "http://", "http://user:secret@", 1) + "/healthz"
 	_, err := Hold(t.Context(), path, HoldConfig{HealthURL: url, AssumeStopped: true})
 	if problem.KindOf(err) != problem.Busy || err.Error() != "n8n answers at "+strings.Replace(url, "secret", "xxxxx", 1) ||
 		problem.HintOf(err) != "stop n8n and all its workers, and try again" {
 		t.Errorf("got %v, %q", err, problem.HintOf(err))
 	}
+	// A proxy that says that n8n is not there; n8n's own address is asked, not that of the proxy's first page.
+	for _, status = range []int{502, 503, 504} {
+		h, err := Hold(t.Context(), path, HoldConfig{HealthURL: url})
+		if err != nil {
+			t.Fatalf("%d: %v", status, err)
+		}
+		h.Release()
+	}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/n8n/healthz" {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	}))
+	defer front.Close()
+	h, err := Hold(t.Context(), path, HoldConfig{HealthURL: front.URL + "/n8n/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Release()
+	sealed := httptest.NewUnstartedServer(http.NotFoundHandler())
+	sealed.Config.ErrorLog = log.New(io.Discard, "", 0)
+	sealed.StartTLS()
+	defer sealed.Close()
+	_, err = Hold(t.Context(), path, HoldConfig{HealthURL: sealed.URL, AssumeStopped: true})
+	if problem.KindOf(err) != problem.Busy || err.Error() != "somebody listens at "+sealed.URL+"/healthz, and the TLS connection fails" || !strings.Contains(problem.HintOf(err), "--health-url") {
+		t.Errorf("got %v, %q", err, problem.HintOf(err))
+	}
 	server.Close()
-	h, err := Hold(t.Context(), path, HoldConfig{HealthURL: url})
+	h, err = Hold(t.Context(), path, HoldConfig{HealthURL: url})
 	if err != nil || slices.ContainsFunc(h.Unchecked, func(s string) bool { return strings.Contains(s, "asked") }) {
 		t.Fatalf("after the stop: %v", err)
 	}

@@ -236,7 +236,7 @@ func (x *swapTx) lockShared(ctx context.Context) error {
 	}
 	if !free {
 		return problem.New(problem.Busy, "another n8keep is changing every secret of this database").
-			WithHint("let it end (\"n8keep rotate list\", where it was started, shows a rotation), and run this again with the key that is n8n's then")
+			WithHint("let it end (\"n8keep rotate status\", where it was started, shows a rotation), and run this again with the key that is n8n's then")
 	}
 	return nil
 }

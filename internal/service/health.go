@@ -8,10 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path"
-	"strings"
 	"time"
 
+	meaning "github.com/n8keep/n8keep/internal/health"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
@@ -36,12 +35,7 @@ func newHealth(address string, client *http.Client) (*health, error) {
 		return nil, problem.New(problem.Usage, "health URL of %q has a user, a password or a query in it", u.Host).
 			WithHint("n8n's health endpoint needs none: give the address of n8n itself, not of a proxy that asks for a login")
 	}
-	u.Fragment = ""
-	// N8N_ENDPOINT_HEALTH may have renamed it: what looks like an endpoint is one.
-	if last := path.Base(u.Path); !strings.HasPrefix(last, "health") {
-		u = u.JoinPath("healthz")
-	}
-	u.Path = strings.TrimSuffix(u.Path, "/")
+	u = meaning.Alive(u)
 	if client == nil {
 		client = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	}
@@ -77,25 +71,23 @@ func (h *health) ready(ctx context.Context) (bool, string) {
 	return true, ""
 }
 
-// answers reports whether n8n is still there. What a proxy says of a server that it
-// does not reach counts as silence.
+// answers reports whether n8n is still there.
 func (h *health) answers(ctx context.Context) (string, bool) {
 	status, err := h.ask(ctx, h.alive)
-	switch {
-	case err != nil:
-		var dns *net.DNSError
-		if errors.As(err, &dns) || isRefused(err) {
-			return "", false
-		}
-		// A server that accepts the connection and says nothing is one that runs.
-		if timeout := (net.Error)(nil); errors.As(err, &timeout) && timeout.Timeout() && ctx.Err() == nil {
-			return h.alive + " accepts connections and does not answer", h.accepts(ctx)
-		}
+	switch verdict := meaning.Judge(status, err); {
+	case verdict == meaning.Silent:
 		return "", false
-	case status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
-		return "", false
+	case verdict == meaning.Answers && err != nil:
+		return h.alive + ": " + reason(err), true
+	case verdict == meaning.Answers:
+		return fmt.Sprintf("%s answers with status %d", h.alive, status), true
 	}
-	return fmt.Sprintf("%s answers with status %d", h.alive, status), true
+	// A server that accepts the connection and says nothing is one that runs.
+	var dns *net.DNSError
+	if timeout := (net.Error)(nil); !errors.As(err, &dns) && errors.As(err, &timeout) && timeout.Timeout() && ctx.Err() == nil {
+		return h.alive + " accepts connections and does not answer", h.accepts(ctx)
+	}
+	return "", false
 }
 
 // accepts reports whether somebody listens.

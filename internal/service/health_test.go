@@ -3,6 +3,8 @@ package service
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -189,4 +191,24 @@ func TestHealthAddress(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// What a proxy says of a server that it does not reach is silence; whoever fails in the
+// TLS handshake listens.
+func TestWhoListens(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int64{502, 503, 504} {
+		cfg := quick()
+		cfg.HealthURL = answers(t, status, status).URL
+		if err := open(t, &Command{StartLine: "true"}, cfg).Stop(t.Context()); err != nil {
+			t.Errorf("%d: %v", status, err)
+		}
+	}
+	n8n := httptest.NewUnstartedServer(http.NotFoundHandler())
+	n8n.Config.ErrorLog = log.New(io.Discard, "", 0)
+	n8n.StartTLS()
+	defer n8n.Close()
+	cfg := short()
+	cfg.HealthURL = n8n.URL
+	fails(t, open(t, &Command{StartLine: "true"}, cfg).Stop(t.Context()), problem.Busy, "it still runs after 300ms: "+n8n.URL+"/healthz: tls: failed to verify certificate")
 }
