@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/secret"
 )
 
 // Compose stops and starts services of a docker compose file, by `docker compose` or,
@@ -22,8 +23,8 @@ import (
 // databases above all, are left alone.
 //
 // docker compose gets our environment, since the file may refer to it; less the
-// instance key where it makes containers, because the old key there would win over the
-// new one in a file .env.
+// instance key where it makes containers, whatever the variable is called, because the
+// old key there would win over the new one in a file .env.
 type Compose struct {
 	// File is the compose file. Where it has one of the standard names and an override
 	// file stands beside it, that is used, too, as docker compose does by itself.
@@ -38,6 +39,8 @@ type Compose struct {
 	// Docker and Standalone are the programs docker and docker-compose; "" finds them
 	// in PATH.
 	Docker, Standalone string
+	// Replaced is the instance key that n8n has had, and must not be started with.
+	Replaced secret.String
 
 	command []string // docker compose, or docker-compose; once it is known
 }
@@ -87,7 +90,10 @@ func (c *Compose) Start(ctx context.Context) error {
 	args, environ := []string{"up", "-d", "--no-deps"}, os.Environ()
 	if c.Recreate {
 		// A variable of ours would win over the new key in the file .env.
-		environ = slices.DeleteFunc(environ, func(v string) bool { return strings.HasPrefix(v, instanceKeyVariable+"=") })
+		environ = slices.DeleteFunc(environ, func(v string) bool {
+			name, value, _ := strings.Cut(v, "=")
+			return name == instanceKeyVariable || holds(value, c.Replaced)
+		})
 	} else {
 		args = append(args, "--no-recreate")
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/secret"
 )
 
 func compose(t *testing.T, w world, services ...string) (*Compose, string) {
@@ -64,12 +65,15 @@ func TestCompose(t *testing.T) {
 
 func TestComposeRecreates(t *testing.T) {
 	t.Setenv("N8N_ENCRYPTION_KEY", "the-old-key-of-n8n-0123")
+	t.Setenv("KEY_OF_MINE", "the-old-key-of-n8n-0123")
+	t.Setenv("KEY_TO_COME", "the-new-key-of-n8n-0123")
 	o, dir := compose(t, stack(), "n8n")
 	o.Recreate = true
 	over := filepath.Join(dir, "compose.override.yaml")
 	if err := os.WriteFile(over, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	o.Replaced = secret.NewString("the-old-key-of-n8n-0123")
 	s := open(t, o, quick())
 	if err := s.Stop(t.Context()); err != nil {
 		t.Fatal(err)
@@ -80,9 +84,9 @@ func TestComposeRecreates(t *testing.T) {
 	got := calls(t, dir)
 	for _, want := range []string{
 		// The file may demand the variable to be there; what is stopped does not read it.
-		"docker compose -f DIR/compose.yaml -f DIR/compose.override.yaml stop n8n $N8N_ENCRYPTION_KEY",
+		"docker compose -f DIR/compose.yaml -f DIR/compose.override.yaml stop n8n $N8N_ENCRYPTION_KEY $KEY_OF_MINE $KEY_TO_COME",
 		// The old key in our environment would win over the new one in .env.
-		"docker compose -f DIR/compose.yaml -f DIR/compose.override.yaml up -d --no-deps n8n",
+		"docker compose -f DIR/compose.yaml -f DIR/compose.override.yaml up -d --no-deps n8n $KEY_TO_COME",
 	} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%q not in %q", want, got)

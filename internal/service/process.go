@@ -253,10 +253,12 @@ func variables(environ []string, hide []secret.String) []string {
 		if name == instanceKeyVariable || databaseSecrets.MatchString(name) || passwordInURL.MatchString(value) {
 			return true
 		}
-		return slices.ContainsFunc(hide, func(h secret.String) bool {
-			return len(h.Reveal()) >= 4 && strings.Contains(value, h.Reveal())
-		})
+		return slices.ContainsFunc(hide, func(h secret.String) bool { return holds(value, h) })
 	})
+}
+
+func holds(value string, s secret.String) bool {
+	return len(s.Reveal()) >= 4 && strings.Contains(value, s.Reveal())
 }
 
 const instanceKeyVariable = "N8N_ENCRYPTION_KEY"

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/secret"
 )
 
 // Orchestrator is what runs n8n. Methods are called one at a time.
@@ -82,6 +83,9 @@ type Config struct {
 	HTTP *http.Client
 	// Logger gets notes without secrets; nil for none.
 	Logger *slog.Logger
+	// Replaced is the instance key that n8n must not be started with any more; zero for
+	// none. [Open] gives it to the orchestrator.
+	Replaced secret.String
 }
 
 // Service stops and starts one n8n with all its workers. It is not safe for

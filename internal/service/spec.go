@@ -81,6 +81,9 @@ func Open(s Spec, cfg Config, hide ...secret.String) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c, ok := o.(*Compose); ok {
+		c.Replaced = cfg.Replaced
+	}
 	if s.HealthURL != "" {
 		cfg.HealthURL = s.HealthURL
 	}

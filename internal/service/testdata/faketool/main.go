@@ -88,7 +88,7 @@ func check(err error) {
 
 func record(name string) {
 	call := append([]string{name}, os.Args[1:]...)
-	for _, v := range []string{"N8N_ENCRYPTION_KEY", "PGPASSWORD"} {
+	for _, v := range []string{"N8N_ENCRYPTION_KEY", "PGPASSWORD", "KEY_OF_MINE", "KEY_TO_COME"} {
 		if _, ok := os.LookupEnv(v); ok {
 			call = append(call, "$"+v)
 		}
