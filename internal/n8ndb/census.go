@@ -63,6 +63,8 @@ type CensusConfig struct {
 	// Digest makes Secret.Digest of a plaintext, which is wiped afterwards and must
 	// not be kept. Optional.
 	Digest func(place, row string, plaintext []byte) string
+	// DigestPlain has Digest called with the text of values in clear, too.
+	DigestPlain bool
 	// Visit is called for every value in the order of the catalogue, then of the
 	// primary key; the places of one flatted column are visited together. An error
 	// ends the census. Optional.

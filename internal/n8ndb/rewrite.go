@@ -191,6 +191,9 @@ func (cfg *RewriteConfig) reseal(out *Rewritten, p *Place, row placeRow) (text s
 		}
 	}
 	defer func() { clear(plaintext) }()
+	if s.Plain && cfg.DigestPlain {
+		s.Digest = cfg.Digest(string(p.ID), row.id, []byte(row.value))
+	}
 	s.Place, s.Row = p.ID, row.id
 	if s.Opens && cfg.Digest != nil {
 		s.Digest = cfg.Digest(string(p.ID), row.id, plaintext)

@@ -131,6 +131,9 @@ func (c *counter) count(p *Place, row placeRow) error {
 		s.Digest = c.cfg.Digest(string(p.ID), row.id, plaintext)
 	}
 	clear(plaintext)
+	if s.Plain && c.cfg.DigestPlain {
+		s.Digest = c.cfg.Digest(string(p.ID), row.id, []byte(row.value))
+	}
 	c.add(s)
 	if c.cfg.Visit != nil {
 		return c.cfg.Visit(s)

@@ -90,10 +90,11 @@ type RewriteConfig struct {
 	// Record gets every change before the database does; an error ends the Rewrite.
 	// Optional, and not called for bundles.
 	Record func(Change) error
-	// Digest and Visit are those of a census, of the values as they were before.
-	// Optional.
-	Digest func(place, row string, plaintext []byte) string
-	Visit  func(Secret) error
+	// Digest, DigestPlain and Visit are those of a census, of the values as they were
+	// before. Optional.
+	Digest      func(place, row string, plaintext []byte) string
+	DigestPlain bool
+	Visit       func(Secret) error
 	// Progress is called now and then. Optional.
 	Progress func(table string, rows int64)
 }
