@@ -43,9 +43,12 @@ func (a *App) RotateResume(ctx context.Context, o JournalOptions) (*api.Rotation
 	})
 }
 
+// rollback is the command that goes back.
+const rollback = "rotate rollback"
+
 // RotateRollback goes back to the old key.
 func (a *App) RotateRollback(ctx context.Context, o JournalOptions) (*api.Rotation, error) {
-	return a.onJournal(ctx, "rotate rollback", o, func(ctx context.Context, _ *rotating, cfg rotate.Config, _ *rotate.Journal, doc *api.Rotation) error {
+	return a.onJournal(ctx, rollback, o, func(ctx context.Context, _ *rotating, cfg rotate.Config, _ *rotate.Journal, doc *api.Rotation) error {
 		return a.engine(doc, func() (*rotate.Result, error) { return rotate.Rollback(ctx, cfg) })
 	})
 }
@@ -71,14 +74,32 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if err != nil {
 		return nil, err
 	}
-	if j.State.Ended() {
-		return nil, problem.New(problem.Usage, "rotation %q is over: it is %s", j.ID, j.State).WithHint("there is nothing to go on with; \"n8keep rotate instance\" begins another")
-	}
-	r, err := a.reopen(j, o)
+	unlock, err := a.lockDatabase(j.Database)
 	if err != nil {
 		return nil, err
 	}
+	defer unlock()
+	if j, err = rotate.Open(a.StateDir, j.ID); err != nil { // as it is now that nobody else is at it
+		return nil, err
+	}
+	if j.State.Ended() {
+		return nil, problem.New(problem.Usage, "rotation %q is over: it is %s", j.ID, j.State).WithHint("there is nothing to go on with; \"n8keep rotate instance\" begins another")
+	}
+	r, err := a.reopen(j, o, command == rollback)
+	if err != nil {
+		return nil, err
+	}
+	if !sameLock(r.in.identity(), j.Database) { // --database: under another name, or moved
+		unlock, err := a.lockDatabase(r.in.identity())
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
 	doc = rotationDoc(j)
+	if command == "rotate rollback" {
+		doc.Warnings = append(doc.Warnings, j.BackWarnings()...)
+	}
 	if err := o.Confirm(doc); err != nil {
 		return nil, err
 	}
@@ -154,8 +175,9 @@ func ringKey(k resolvedKey, record rotate.KeyRecord) keyring.Key {
 }
 
 // reopen puts together what a journal's commands work with. What the options say
-// wins, and must still lead to the journal's database.
-func (a *App) reopen(j *rotate.Journal, o JournalOptions) (*rotating, error) {
+// wins, and must still lead to the journal's database. back says that the old key is
+// to be n8n's again.
+func (a *App) reopen(j *rotate.Journal, o JournalOptions, back bool) (*rotating, error) {
 	var keep reopening
 	if len(j.Reopen) > 0 {
 		if err := json.Unmarshal(j.Reopen, &keep); err != nil {
@@ -180,7 +202,11 @@ func (a *App) reopen(j *rotate.Journal, o JournalOptions) (*rotating, error) {
 	if err := a.journalKeys(r, j, o); err != nil {
 		return nil, err
 	}
-	if err := a.serve(r); err != nil {
+	replaced := r.old
+	if back || j.State == rotate.RollingBack || j.State == rotate.RollbackCommitting || j.State == rotate.RollbackApplied {
+		replaced = r.new
+	}
+	if err := a.serve(r, replaced); err != nil {
 		return nil, err
 	}
 	r.backup = rotationBackup{in: in, key: r.old, targets: o.Targets, recipients: o.Recipients, recipientFiles: o.RecipientFiles, identities: o.Identities,

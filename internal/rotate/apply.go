@@ -181,6 +181,12 @@ func (e *engine) prepareChange(ctx context.Context, w *n8ndb.Writer) error {
 	if err := how.checkNewKey(); err != nil {
 		return err
 	}
+	var leaked *n8ndb.Keyset
+	if how.leak { // with the data keys, which are known to others as well
+		if leaked, err = w.KeysetOf(ctx, cfg.Receipt, cfg.Old.Key, cfg.Others...); err != nil {
+			return err
+		}
+	}
 	if how.leak && !version.Before(2, 39) {
 		if err := e.newDataKey(ctx, w, how); err != nil {
 			return err
@@ -198,7 +204,7 @@ func (e *engine) prepareChange(ctx context.Context, w *n8ndb.Writer) error {
 	}
 	defer rows.abort()
 	rewrite := n8ndb.RewriteConfig{Keys: keys, Receipt: cfg.Receipt, Executions: j.Choices.Executions, Seal: how.seal,
-		Digest: before.digest, Visit: before.visit, Record: rows.writeChange,
+		Digest: before.digest, DigestPlain: true, Visit: before.visit, Record: rows.writeChange,
 		Progress: func(table string, n int64) { cfg.Progress(StepApply, table, n) }}
 	done, err := w.Rewrite(ctx, rewrite)
 	if err != nil {
@@ -236,7 +242,7 @@ func (e *engine) prepareChange(ctx context.Context, w *n8ndb.Writer) error {
 		return err
 	}
 	j.Places, j.AlreadyNew = before.sums(), before.byKey[otherKey]
-	return e.sweepOld(ctx, w)
+	return e.sweepOld(ctx, w, leaked)
 }
 
 // newDataKey makes the data key of a rotation after a leak; the one that was active
@@ -329,7 +335,7 @@ func (e *engine) prove(ctx context.Context, w *n8ndb.Writer, how *sealing, now *
 		ref = how.data.ID
 	}
 	_, err := w.Census(ctx, n8ndb.CensusConfig{Keys: now, Receipt: e.cfg.Receipt, Executions: e.j.Choices.Executions,
-		Digest: after.digest,
+		Digest: after.digest, DigestPlain: true,
 		Visit: func(s n8ndb.Secret) error {
 			if p, _ := n8ndb.Catalogued(s.Place); how.leak && s.Opens && p.Encoding == n8ndb.V2 && s.KeyRef != ref && misplaced == nil {
 				misplaced = &s
@@ -357,10 +363,14 @@ func joinPlaces(places []n8ndb.PlaceID) string {
 	return strings.Join(text, ", ")
 }
 
-// sweepOld looks for values under the old key that no place accounts for. The key set
-// is read anew: by now it holds the old key and none of the data keys.
-func (e *engine) sweepOld(ctx context.Context, w *n8ndb.Writer) error {
-	old, err := w.KeysetOf(ctx, e.cfg.Receipt, e.cfg.Old.Key)
+// sweepOld looks for values under the old key that no place accounts for; after a leak
+// also for those under any key of before. Else the key set is read anew: by now it
+// holds the old key and none of the data keys, which stay.
+func (e *engine) sweepOld(ctx context.Context, w *n8ndb.Writer, leaked *n8ndb.Keyset) error {
+	old, err := leaked, error(nil)
+	if old == nil {
+		old, err = w.KeysetOf(ctx, e.cfg.Receipt, e.cfg.Old.Key)
+	}
 	if err != nil {
 		return err
 	}

@@ -223,11 +223,27 @@ func removeStillborn(all string) error {
 		if _, err := os.Lstat(filepath.Join(dir, journalName)); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.RemoveAll(dir); err != nil {
+		if err := removeEmpty(dir); err != nil {
 			return problem.Wrap(problem.Unexpected, err, "removing a rotation that never began")
 		}
 	}
 	return nil
+}
+
+// removeEmpty removes a folder in which nothing is but a lock and what was being
+// written. One that has more has lost its journal, and is left to people.
+func removeEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range entries {
+		if f.Name() != lockName && !strings.HasPrefix(f.Name(), durable.TempPrefix) {
+			return problem.New(problem.Damaged, "the folder %q has %q and no journal", dir, f.Name()).
+				WithHint("put its %s back, from a backup of the state folder, or move the folder away if the rotation is of no use any more", journalName)
+		}
+	}
+	return os.RemoveAll(dir)
 }
 
 func record(k Key) KeyRecord {

@@ -135,6 +135,9 @@ type Undone struct {
 	Rewritten int64 `json:"rewritten"` // values written by n8n since, now under the old key
 	Changed   int64 `json:"changed"`   // columns and files that n8n has changed since
 	Gone      int64 `json:"gone"`      // rows and files that were deleted since
+	Closed    int64 `json:"closed"`    // values of all executions and places that open under no key
+	// Under are columns with values under the new key that n8keep does not know, "table.column".
+	Under []string `json:"under_new_key,omitempty"`
 }
 
 // Folder is the most that was ever found of the storage folder: what was there once
@@ -432,27 +435,46 @@ func (j *Journal) Next() []string {
 	return nil
 }
 
+// stopped says whether n8n is stopped, as far as the steps tell: one that failed, or
+// was killed, leaves it open.
+func (j *Journal) stopped() string {
+	for _, s := range slices.Backward(j.Steps) {
+		stop := s.Name == StepStop || s.Name == StepRollbackStop
+		switch {
+		case !stop && s.Name != StepStart && s.Name != StepRollbackStart:
+		case s.Ended.IsZero() || s.Result == Failed:
+			return "n8n may be running or not"
+		case stop && s.Result == ByUser:
+			return "n8n was to be stopped by you"
+		case stop:
+			return "n8n is stopped"
+		case s.Result == ByUser:
+			return "n8n was to be started by you"
+		default:
+			return "n8n was started"
+		}
+	}
+	return "n8n was not stopped"
+}
+
 // Situation says in words what the state is now.
 func (j *Journal) Situation() string {
-	stopped := "n8n was not stopped"
-	if j.Step(StepStop) != nil {
-		stopped = "n8n is stopped"
-	}
+	stopped := j.stopped()
 	switch j.State {
 	case Preparing:
 		return "nothing of n8n was changed, " + stopped
 	case Applying:
-		return "the database has its old values, n8n is stopped"
+		return "the database has its old values, " + stopped
 	case Committing:
-		return "the database has all of the old values or all of the new ones, which the next command finds out; n8n is stopped and must not be started before"
+		return "the database has all of the old values or all of the new ones, which the next command finds out; " + stopped + ", and must not be started before"
 	case Applied:
 		return "database and files have the new key, and n8n was not proved with it yet"
 	case Verified:
 		return "database and files have the new key"
 	case RollingBack:
-		return "the rollback has changed nothing yet, n8n is stopped"
+		return "the rollback has changed nothing yet, " + stopped
 	case RollbackCommitting:
-		return "the rollback is through in all of the database or in nothing of it, which the next command finds out; n8n is stopped and must not be started before"
+		return "the rollback is through in all of the database or in nothing of it, which the next command finds out; " + stopped + ", and must not be started before"
 	case RollbackApplied:
 		return "database and files have the old key again"
 	case Finalising:

@@ -78,6 +78,9 @@ func (e *engine) abandon(ctx context.Context) error {
 
 // comeBack starts n8n with the old key and proves it.
 func (e *engine) comeBack(ctx context.Context) error {
+	for _, text := range e.j.BackWarnings() {
+		e.warn("%s", text)
+	}
 	if err := e.start(ctx, StepRollbackStart); err != nil {
 		return err
 	}
@@ -100,6 +103,23 @@ func (e *engine) endBack(end State) error {
 		e.j.Wrapped = wrapped
 	}
 	return err
+}
+
+// BackWarnings are for people who go back, or have gone: what is as bad, or worse,
+// with the old key.
+func (j *Journal) BackWarnings() []string {
+	var list []string
+	if j.Choices.AfterLeak && j.State != Preparing && j.State != Applying && j.State != Abandoned {
+		text := "the key %s that was leaked is in force again with a rollback, and so are the signing secrets"
+		if j.NewDataKey != "" {
+			text += " and the data key"
+		}
+		list = append(list, fmt.Sprintf(text+" of before: whoever has them reads the database, and can sign in as anybody; rotate again as soon as you can", j.Old.Fingerprint))
+	}
+	if j.Undone != nil && len(j.Undone.Under) > 0 {
+		list = append(list, fmt.Sprintf("values in %s are under the new key %s and stay so, because n8keep does not know what they are: keep that key", strings.Join(j.Undone.Under, ", "), j.New.Fingerprint))
+	}
+	return list
 }
 
 // undo takes the database and the files back, or goes on with that.
@@ -197,24 +217,28 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 	how := &sealing{to: cfg.Old.Key, version: version, back: true}
 	before, after := e.newProof(), e.newProof()
 	rewrite := n8ndb.RewriteConfig{Keys: keys, Receipt: cfg.Receipt, Executions: n8ndb.AllExecutions, Seal: how.seal,
-		Digest: before.digest, Visit: before.visit,
+		Digest: before.digest, DigestPlain: true, Visit: before.visit,
 		Progress: func(table string, n int64) { cfg.Progress(StepRollbackApply, table, n) }}
 	done, err := w.Rewrite(ctx, rewrite)
 	if err != nil {
 		return err
 	}
 	j.Undone.Rewritten = done.Values
+	j.Undone.Closed = before.failed
 	now, err := w.KeysetOf(ctx, cfg.Receipt, cfg.Old.Key, cfg.Others...)
 	if err != nil {
 		return err
 	}
-	_, err = w.Census(ctx, n8ndb.CensusConfig{Keys: now, Receipt: cfg.Receipt, Executions: n8ndb.AllExecutions, Digest: after.digest, Visit: after.visit,
+	_, err = w.Census(ctx, n8ndb.CensusConfig{Keys: now, Receipt: cfg.Receipt, Executions: n8ndb.AllExecutions, Digest: after.digest, DigestPlain: true, Visit: after.visit,
 		Progress: func(table string, n int64) { cfg.Progress(StepRollbackApply, table, n) }})
 	if err != nil {
 		return err
 	}
 	if places := differ(before.sums(), after.sums()); len(places) > 0 {
 		return problem.New(problem.CheckFailed, "the values of %s would not open to what they are under the old key", joinPlaces(places))
+	}
+	if err := e.sweepNew(ctx, w); err != nil {
+		return err
 	}
 	list, err := e.createRecords(undoName, j.Undo)
 	if err != nil {
@@ -255,6 +279,9 @@ func (e *engine) undoBundles(ctx context.Context, w *n8ndb.Writer, rewrite n8ndb
 			return nil
 		case sha256.Sum256(b.before) == was.after:
 			e.j.Undone.Restored++
+			if err := e.undoBundle(&bundle{name: was.name, before: was.before}, rewrite, now, nil); err != nil {
+				return err
+			}
 			return put(b, was.before)
 		case string(b.before) != string(was.before):
 			e.j.Undone.Changed++
@@ -289,12 +316,17 @@ func (e *engine) undoBundles(ctx context.Context, w *n8ndb.Writer, rewrite n8ndb
 	return nil
 }
 
+// undoBundle puts a bundle under the old key; with a nil put it only counts.
 func (e *engine) undoBundle(b *bundle, rewrite n8ndb.RewriteConfig, now *n8ndb.Keyset, put func(*bundle, []byte) error) error {
 	before, after := e.newProof(), e.newProof()
 	rewrite.Digest, rewrite.Visit = before.digest, before.visit
 	content, values, err := rewrite.Keys.RewriteBundle(rewrite, n8ndb.BundleRow(b.name), b.before)
-	if err != nil || values == 0 {
+	if err != nil {
 		return err
+	}
+	e.j.Undone.Closed += before.failed
+	if values == 0 || put == nil {
+		return nil
 	}
 	rewrite.Digest, rewrite.Visit = after.digest, after.visit
 	rewrite.Seal = func(n8ndb.Place, n8ndb.Secret, []byte) (string, bool, error) { return "", false, nil }
@@ -306,4 +338,25 @@ func (e *engine) undoBundle(b *bundle, rewrite n8ndb.RewriteConfig, now *n8ndb.K
 	}
 	e.j.Undone.Rewritten += int64(values)
 	return put(b, content)
+}
+
+// sweepNew looks for values under the new key that no place accounts for, such as
+// somebody has written since: they need the key after the rollback, too.
+func (e *engine) sweepNew(ctx context.Context, w *n8ndb.Writer) error {
+	keys, err := w.KeysetOf(ctx, e.cfg.Receipt, e.cfg.New.Key)
+	if err != nil {
+		return err
+	}
+	census, err := w.Census(ctx, n8ndb.CensusConfig{Keys: keys, Receipt: e.cfg.Receipt, Executions: n8ndb.AllExecutions, SkipPlaces: true, Sweep: true,
+		Progress: func(table string, n int64) { e.cfg.Progress(StepRollbackApply, table, n) }})
+	if err != nil {
+		return err
+	}
+	e.j.Undone.Under = nil
+	for _, u := range census.Unlisted {
+		if u.Opened > 0 {
+			e.j.Undone.Under = append(e.j.Undone.Under, fmt.Sprintf("%s.%s", u.Table, u.Column))
+		}
+	}
+	return nil
 }
