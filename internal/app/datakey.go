@@ -25,37 +25,37 @@ type DataKeyOptions struct {
 	Confirm func(*api.DataKeyChange) error
 }
 
-// dataKeys is what the three commands need: the instance, its key, the database.
-func (a *App) dataKeys(ctx context.Context, io InstanceOptions) (*instance, datakey.Config, resolvedKey, error) {
-	in, err := a.instance(io)
-	if err != nil {
-		return nil, datakey.Config{}, resolvedKey{}, err
-	}
+// dataKeys is what the three commands need beside the instance: its key, the database.
+func (a *App) dataKeys(ctx context.Context, in *instance) (datakey.Config, resolvedKey, error) {
 	db, err := in.openDB(ctx)
 	if err != nil {
-		return nil, datakey.Config{}, resolvedKey{}, err
+		return datakey.Config{}, resolvedKey{}, err
 	}
 	version, err := db.Version(ctx)
 	if err != nil {
 		db.Close()
-		return nil, datakey.Config{}, resolvedKey{}, err
+		return datakey.Config{}, resolvedKey{}, err
 	}
 	key, err := a.key(in, version.N8N)
 	if err != nil {
 		db.Close()
-		return nil, datakey.Config{}, resolvedKey{}, err
+		return datakey.Config{}, resolvedKey{}, err
 	}
 	cfg := datakey.Config{DB: db, Key: key.key, Instance: in.identity(), Storage: in.bundleDir(), Now: a.Now}
 	if a.Progress != nil {
 		cfg.Progress = func(_ string, rows int64) { a.Progress("reading the database", rows, 0) }
 	}
-	return in, cfg, key, nil
+	return cfg, key, nil
 }
 
 // DataKeyList lists n8n's data keys with the number of values that each opens. Keys or
 // values that do not open are a document and an error of kind CheckFailed.
 func (a *App) DataKeyList(ctx context.Context, io InstanceOptions, o DataKeyOptions) (doc *api.DataKeys, err error) {
-	in, cfg, key, err := a.dataKeys(ctx, io)
+	in, err := a.instance(io)
+	if err != nil {
+		return nil, err
+	}
+	cfg, key, err := a.dataKeys(ctx, in)
 	if err != nil {
 		return nil, err
 	}
@@ -114,14 +114,20 @@ func (a *App) dataKeyDoc(k datakey.Key) api.DataKey {
 // DataKeyRotate makes a new active data key.
 func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOptions) (doc *api.DataKeyChange, err error) {
 	start := a.Now()
-	in, cfg, key, err := a.dataKeys(ctx, io)
+	in, err := a.instance(io)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := a.lockChange(in.identity(), o.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	cfg, key, err := a.dataKeys(ctx, in)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { cfg.DB.Close() }()
-	if err := a.notRotating(in.identity()); err != nil {
-		return nil, err
-	}
 	if cfg.N8N, err = a.session(o); err != nil {
 		return nil, err
 	}
@@ -141,6 +147,9 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 		return doc, nil
 	}
 	if err := o.Confirm(doc); err != nil {
+		return nil, err
+	}
+	if err := a.notRotating(in.identity()); err != nil {
 		return nil, err
 	}
 	if cfg.N8N == nil {
@@ -165,14 +174,20 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 // an error of kind CheckFailed.
 func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOptions) (doc *api.DataKeyChange, err error) {
 	start := a.Now()
-	in, cfg, key, err := a.dataKeys(ctx, io)
+	in, err := a.instance(io)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := a.lockChange(in.identity(), o.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	cfg, key, err := a.dataKeys(ctx, in)
 	if err != nil {
 		return nil, err
 	}
 	defer cfg.DB.Close()
-	if err := a.notRotating(in.identity()); err != nil {
-		return nil, err
-	}
 	receipt, end, err := a.begin(ctx, "data-key retire", in.name, writing(o.DryRun), map[string]any{"dry_run": o.DryRun, "key": o.ID})
 	if err != nil {
 		return nil, err
@@ -196,6 +211,9 @@ func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOp
 		return doc, nil
 	}
 	if err := o.Confirm(doc); err != nil {
+		return nil, err
+	}
+	if err := a.notRotating(in.identity()); err != nil {
 		return nil, err
 	}
 	_, err = datakey.Retire(ctx, cfg, o.ID)

@@ -43,9 +43,11 @@ func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOpti
 	if err != nil {
 		return nil, err
 	}
-	if err := a.notRotating(in.identity()); err != nil {
+	unlock, err := a.lockChange(in.identity(), o.DryRun)
+	if err != nil {
 		return nil, err
 	}
+	defer unlock()
 	version, err := in.version(ctx)
 	if err != nil {
 		return nil, err
@@ -97,6 +99,9 @@ func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOpti
 		return doc, nil
 	}
 	if err := o.Confirm(doc); err != nil {
+		return nil, err
+	}
+	if err := a.notRotating(in.identity()); err != nil {
 		return nil, err
 	}
 	start = a.Now() // how long somebody thought about it is of no interest

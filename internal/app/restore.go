@@ -68,9 +68,11 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 		return nil, err
 	}
 	if !server {
-		if err := a.notRotating(a.restoreTarget(r.To)); err != nil {
+		unlock, err := a.lockChange(a.restoreTarget(r.To), r.DryRun)
+		if err != nil {
 			return nil, err
 		}
+		defer unlock()
 	}
 	receipt, end, err := a.begin(ctx, "restore", arc.id.Instance(), audit.FailClosed, map[string]any{"archive": string(arc.id), "dry_run": r.DryRun, "overwrite": r.Overwrite})
 	if err != nil {
@@ -127,6 +129,9 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 		describe(doc, v)
 		doc.Seconds = a.Now().Sub(start).Seconds()
 		return doc, degradedRestore(v)
+	}
+	if err := a.notRotating(a.restoreTarget(r.To)); err != nil {
+		return nil, err
 	}
 	report, err := plan.Apply(ctx)
 	if err != nil {

@@ -81,6 +81,13 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Side
 	if cfg.AdminDSN, err = a.adminAddress(r.AdminDatabase); err != nil {
 		return nil, err
 	}
+	if !r.DryRun {
+		unlock, err := a.lockDatabase(postgresLocation(cfg.DSN))
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
 	if err := a.notRotatingServer(cfg.DSN); err != nil {
 		return nil, err
 	}
@@ -128,6 +135,9 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Side
 		describe(doc, v)
 		doc.Seconds = a.Now().Sub(start).Seconds()
 		return doc, degradedRestore(v)
+	}
+	if err := a.notRotatingServer(cfg.DSN); err != nil {
+		return nil, err
 	}
 	report, err := plan.Apply(ctx)
 	if err != nil {

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -87,9 +88,11 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := a.notRotating(in.identity()); err != nil {
+	unlock, err := a.lockChange(in.identity(), o.DryRun)
+	if err != nil {
 		return nil, nil, err
 	}
+	defer unlock()
 	r := &rotating{in: in, spec: in.spec(o.Hooks, o.KeySetByUser), noBackup: o.NoBackup, keySetByUser: o.KeySetByUser, assumeStopped: o.AssumeStopped}
 	version, err := in.version(ctx)
 	if err != nil {
@@ -101,7 +104,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	if r.new, err = a.keyAt(o.NewKeyFile); err != nil {
 		return nil, nil, err
 	}
-	if err := a.serve(r); err != nil {
+	if err := a.serve(r, r.old); err != nil {
 		return nil, nil, err
 	}
 	r.backup = rotationBackup{in: in, key: r.old, targets: o.Targets, recipients: o.Recipients, recipientFiles: o.RecipientFiles, identities: o.Identities,
@@ -139,6 +142,9 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	if err := o.Confirm(plan); err != nil {
 		return nil, nil, err
 	}
+	if err := a.notRotating(in.identity()); err != nil {
+		return plan, nil, err
+	}
 	start = a.Now() // how long somebody thought about it is of no interest
 	cfg, err := a.engineConfig(r, receipt)
 	if err != nil {
@@ -147,6 +153,9 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	cfg.Instance, cfg.Database, cfg.Choices, cfg.Files, cfg.Storage = in.name, in.identity(), choices, made.files, in.bundleDir()
 	if cfg.Reopen, err = r.reopening(a, o); err != nil {
 		return nil, nil, err
+	}
+	if err := r.stopped(ctx, cfg); err != nil {
+		return plan, nil, err
 	}
 	res, err := rotate.Run(ctx, cfg)
 	if res == nil {
@@ -181,8 +190,40 @@ func (in *instance) spec(o HookOptions, recreate bool) service.Spec {
 	return s
 }
 
-// serve makes the service of the spec. Neither key gets into what it runs.
-func (a *App) serve(r *rotating) (err error) {
+// stopped is Busy, before a backup is taken and a journal begun, when nothing is named
+// that stops n8n and somebody uses its database. It changes nothing.
+func (r *rotating) stopped(ctx context.Context, cfg rotate.Config) error {
+	if r.service != nil {
+		return nil
+	}
+	err := func() error {
+		if r.in.dsn == "" {
+			h, err := n8ndb.Hold(ctx, r.in.database, r.hold())
+			if err != nil {
+				return err
+			}
+			return h.Release()
+		}
+		w, err := cfg.Write(ctx)
+		if err != nil {
+			return err
+		}
+		return w.Close()
+	}()
+	if p := (*problem.Error)(nil); problem.KindOf(err) == problem.Busy && errors.As(err, &p) {
+		p.WithHint("nothing was done; or let n8keep stop and start n8n: --systemd UNIT, --compose FILE, or --stop-command and --start-command")
+	}
+	return err
+}
+
+// hold says how to find out whether n8n is stopped.
+func (r *rotating) hold() n8ndb.HoldConfig {
+	return n8ndb.HoldConfig{AssumeStopped: r.assumeStopped, HealthURL: r.spec.HealthURL}
+}
+
+// serve makes the service of the spec. Neither key gets into what it runs, and n8n is
+// not started with the one that is replaced.
+func (a *App) serve(r *rotating, replaced resolvedKey) (err error) {
 	if r.spec, err = r.spec.Absolute(); err != nil {
 		return err
 	}
@@ -198,7 +239,11 @@ func (a *App) serve(r *rotating) (err error) {
 			hide = append(hide, secret.NewString(k.key.Reveal()))
 		}
 	}
-	r.service, err = service.Open(r.spec, service.Config{Logger: a.Logger}, hide...)
+	cfg := service.Config{Logger: a.Logger}
+	if !replaced.key.IsZero() {
+		cfg.Replaced = secret.NewString(replaced.key.Reveal())
+	}
+	r.service, err = service.Open(r.spec, cfg, hide...)
 	return err
 }
 
@@ -211,8 +256,7 @@ func (a *App) engineConfig(r *rotating, receipt audit.Receipt) (rotate.Config, e
 			if in.dsn != "" {
 				return n8ndb.WritePostgres(ctx, n8ndb.PostgresWriteConfig{DSN: in.dsn, Schema: in.schema, TablePrefix: in.prefix, AppName: "n8keep-rotate", AssumeStopped: r.assumeStopped})
 			}
-			return n8ndb.WriteSQLite(ctx, n8ndb.SQLiteWriteConfig{Path: in.database, TablePrefix: in.prefix,
-				Hold: n8ndb.HoldConfig{AssumeStopped: r.assumeStopped, HealthURL: r.spec.HealthURL}})
+			return n8ndb.WriteSQLite(ctx, n8ndb.SQLiteWriteConfig{Path: in.database, TablePrefix: in.prefix, Hold: r.hold()})
 		}}
 	if r.service != nil {
 		cfg.Service = r.service

@@ -156,7 +156,7 @@ func (a *App) keySources(ctx context.Context, r *rotating, version string, made 
 	}
 	if r.spec.Compose != "" && places.Recreate() && !r.spec.ComposeRecreate {
 		r.spec.ComposeRecreate = true
-		if err := a.serve(r); err != nil {
+		if err := a.serve(r, r.old); err != nil {
 			return nil, nil, err
 		}
 	}

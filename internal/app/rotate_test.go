@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,15 +49,31 @@ func TestRotatePostgres(t *testing.T) {
 	values := v.opens(io, old)
 	o := app.RotateOptions{NewKeyFile: to, Targets: []string{target}, Recipients: []string{v.identity.Recipient().String()}, Identities: []age.Identity{v.identity}, Confirm: sure}
 
-	// Somebody is in the database: the backup was taken, nothing was changed.
+	// Somebody comes while the backup is taken: it was, and nothing was changed.
 	u := *v.source
-	guest, err := pgx.Connect(ctx, u.String())
-	if err != nil {
-		t.Fatal(err)
+	var guest *pgx.Conn
+	var once sync.Once
+	confirmed := false
+	v.opts.Progress = func(string, int64, int64) {
+		if !confirmed {
+			return
+		}
+		once.Do(func() { // several at once show progress
+			var err error
+			if guest, err = pgx.Connect(ctx, u.String()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	_, first, err := v.app().RotateInstance(ctx, io, o)
+	come := o
+	come.Confirm = func(*api.RotationPlan) error { confirmed = true; return nil }
+	_, first, err := v.app().RotateInstance(ctx, io, come)
 	wantProblem(t, err, problem.Busy, "rotate resume")
+	if guest == nil {
+		t.Fatal("no progress was shown")
+	}
 	guest.Close(ctx)
+	v.opts.Progress = nil
 	if first == nil || first.State == "verified" || v.opens(io, old) != values {
 		t.Fatalf("%+v", first)
 	}

@@ -163,7 +163,7 @@ func TestHooksOfOptionsAndConfiguration(t *testing.T) {
 	if d := cmp.Diff(service.Spec{Compose: "/c.yaml", ComposeServices: []string{"worker"}, ComposeRecreate: true}, in.spec(HookOptions{ComposeServices: []string{"worker"}}, true)); d != "" {
 		t.Error(d)
 	}
-	err := (&App{}).serve(&rotating{in: in, spec: service.Spec{ComposeServices: []string{"n8n"}}})
+	err := (&App{}).serve(&rotating{in: in, spec: service.Spec{ComposeServices: []string{"n8n"}}}, resolvedKey{})
 	if problem.KindOf(err) != problem.Usage || !strings.Contains(problem.HintOf(err), "--compose FILE") {
 		t.Error(err)
 	}
