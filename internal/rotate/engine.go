@@ -224,7 +224,7 @@ func removeStillborn(all string) error {
 			continue
 		}
 		if err := removeEmpty(dir); err != nil {
-			return problem.Wrap(problem.Unexpected, err, "removing a rotation that never began")
+			return problemOf(err, "removing a rotation that never began")
 		}
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -68,11 +67,11 @@ func TestFullDisk(t *testing.T) {
 		t.Fatalf("only %d operations: %v", len(all), all)
 	}
 	for i, target := range all {
-		if !soak() && i%4 != 0 && !strings.HasPrefix(target, "commit") {
+		if !soak() && i%8 != 0 && !strings.HasPrefix(target, "commit") {
 			continue
 		}
 		for k, kind := range []problem.Kind{problem.Unexpected, problem.Interrupted} {
-			if !soak() && i/4%2 != k && !strings.HasPrefix(target, "commit") {
+			if !soak() && i/8%2 != k && !strings.HasPrefix(target, "commit") {
 				continue
 			}
 			ctx, cancel := context.WithCancel(t.Context())
@@ -123,7 +122,7 @@ func TestFullDiskGoingBack(t *testing.T) {
 	}
 	all := b.operations(t, start)
 	for i, target := range all {
-		if !soak() && i%5 != 0 {
+		if !soak() && i%8 != 0 {
 			continue
 		}
 		j := start()
@@ -141,11 +140,11 @@ func TestFullDiskGoingBack(t *testing.T) {
 // TestLostConnection ends the session on the server while it works.
 func TestLostConnection(t *testing.T) {
 	b := newBase(t, "2.41.1-postgres")
-	all := b.operations(t, func() job { return b.world(t) })
-	for _, target := range []string{"preimages-complete 1", "journal 9", "commit 1"} {
-		if !slices.Contains(all, target) {
-			t.Fatalf("there is no operation %q in %q", target, all)
-		}
+	targets := []string{"commit 1"}
+	if soak() {
+		targets = []string{"preimages-complete 1", "journal 9", "commit 1"}
+	}
+	for _, target := range targets {
 		j := b.world(t)
 		_, err := j.with(t, t.Context(), at(target, func() error { return b.endSessions(j) }))
 		if problem.KindOf(err) != problem.Unreachable || !strings.Contains(problem.HintOf(err), "n8keep rotate resume "+testID) {

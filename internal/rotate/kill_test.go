@@ -85,8 +85,8 @@ func spread(names []string, most int) (at []int) {
 	}
 	kinds := slices.Sorted(maps.Values(last))
 	chosen := map[int]bool{}
-	for _, name := range []string{"rotate.commit", "write.commit", "write.committed", "rotate.commit-done", "rotate.place-bundle", "keyfile.renamed"} {
-		if last[name] > 0 && most > 10 {
+	for _, name := range []string{"write.commit", "write.committed", "rotate.place-bundle", "keyfile.renamed"} {
+		if last[name] > 0 && most >= 8 {
 			chosen[last[name]] = true
 		}
 	}
@@ -106,7 +106,7 @@ func TestKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBase(t, fixture)
 			all := points(t, binary, b.world(t))
-			at := spread(all, 15)
+			at := spread(all, 8)
 			kinds := map[string]bool{}
 			for _, name := range all {
 				kinds[name] = true
@@ -239,7 +239,7 @@ func (b *base) killedLeak(t *testing.T, binary string) {
 	j := b.world(t)
 	j.Leak = true
 	all := points(t, binary, j)
-	for i, n := range spread(all, 4) {
+	for i, n := range spread(all, 2) {
 		j := b.world(t)
 		j.Leak = true
 		if !killAt(t, binary, j, n) {
@@ -261,7 +261,7 @@ func (b *base) killedLeak(t *testing.T, binary string) {
 		return j
 	}
 	back := points(t, binary, start())
-	for _, n := range spread(back, 3) {
+	for _, n := range spread(back, 2) {
 		j := start()
 		if !killAt(t, binary, j, n) {
 			t.Fatalf("point %d of %d of the rollback was not reached", n, len(back))
@@ -287,7 +287,7 @@ func (b *base) killedTwice(t *testing.T, binary, then string, all []string) {
 		if first == 0 && kind != "" {
 			t.Fatalf("there is no point %q", kind)
 		}
-		short := map[string][]string{"resume": {"rotate.commit", "rotate.place-bundle"}, "rollback": {"rotate.commit-done", ""}}[then]
+		short := map[string][]string{"resume": {"rotate.place-bundle"}, "rollback": {""}}[then]
 		if kind == "" && then == "resume" || !soak() && !slices.Contains(short, kind) {
 			continue
 		}
@@ -304,7 +304,7 @@ func (b *base) killedTwice(t *testing.T, binary, then string, all []string) {
 			return j
 		}
 		second := points(t, binary, start())
-		for _, n := range spread(second, 4) {
+		for _, n := range spread(second, 2) {
 			j := start()
 			if !killAt(t, binary, j, n) {
 				t.Fatalf("point %d of %d of the %s was not reached", n, len(second), then)
@@ -332,7 +332,7 @@ func (b *base) killedFinalising(t *testing.T, binary string) {
 		return j
 	}
 	all := points(t, binary, start())
-	for _, n := range spread(all, 3) {
+	for _, n := range spread(all, 2) {
 		j := start()
 		if !killAt(t, binary, j, n) {
 			t.Fatalf("point %d of %d was not reached", n, len(all))

@@ -234,6 +234,7 @@ func TestJournals(t *testing.T) {
 		"unknown state": {func(d map[string]any) { d["state"] = "dreaming" }, problem.Damaged, []string{`unknown state "dreaming"`}},
 		"unknown field": {func(d map[string]any) { d["more"] = 1 }, problem.Damaged, []string{"cannot be read"}},
 		"no key":        {func(d map[string]any) { delete(d, "journal_key") }, problem.Damaged, []string{"no journal key"}},
+		"storage":       {func(d map[string]any) { d["storage"] = "x/.." }, problem.Damaged, []string{"names the storage folder"}},
 		"relative file": {func(d map[string]any) { d["files"].([]any)[0].(map[string]any)["path"] = "../x" }, problem.Damaged, []string{"names the file"}},
 	} {
 		edit(c.change)
