@@ -73,6 +73,16 @@ func Names(t testing.TB) []string {
 	return names
 }
 
+// Few are the fixtures of a test's short form, or with N8KEEP_SOAK all of them: one of
+// each engine, of each generation of n8n, with data keys in use and without.
+func Few(t testing.TB) []string {
+	t.Helper()
+	if os.Getenv("N8KEEP_SOAK") != "" {
+		return Names(t)
+	}
+	return []string{"2.41.1-sqlite", "1.123.81-sqlite", "2.41.1-postgres-keyrotation"}
+}
+
 // Load reads what is known of a fixture.
 func Load(t testing.TB, name string) Fixture {
 	t.Helper()
