@@ -61,12 +61,13 @@ func TestMain(m *testing.M) {
 
 // job is what another process is to do, and in which world.
 type job struct {
-	Do     string // "run", "resume", "rollback", "finalise"
-	Dir    string // of the world
-	DSN    string // PostgreSQL; "" for SQLite
-	Old    string // the old instance key
-	Leak   bool
-	Orphan bool // no Service
+	Do      string // "run", "resume", "rollback", "finalise"
+	Dir     string // of the world
+	DSN     string // PostgreSQL; "" for SQLite
+	Old     string // the old instance key
+	Leak    bool
+	Orphan  bool // no Service
+	Waiting bool // data of finished executions stays as it is, which is the default
 }
 
 func (j job) path(name ...string) string { return filepath.Join(append([]string{j.Dir}, name...)...) }
@@ -133,6 +134,9 @@ func (j job) config() (Config, error) {
 	}
 	if j.Orphan {
 		cfg.Service = nil
+	}
+	if j.Waiting {
+		cfg.Choices.Executions = n8ndb.Unfinished
 	}
 	if j.Do != "run" { // the journal has them
 		cfg.Files, cfg.Storage, cfg.Choices = nil, "", Choices{}
@@ -339,13 +343,18 @@ type read struct {
 // rows, which is the key, is left out.
 func reading(t *testing.T, db *n8ndb.DB, key n8ncrypt.InstanceKey, others []n8ndb.OtherKey, bundles string) read {
 	t.Helper()
+	return readingOf(t, db, key, others, bundles, n8ndb.AllExecutions)
+}
+
+func readingOf(t *testing.T, db *n8ndb.DB, key n8ncrypt.InstanceKey, others []n8ndb.OtherKey, bundles string, scope n8ndb.ExecutionScope) read {
+	t.Helper()
 	r := read{map[string]string{}, map[string]string{}, map[string]bool{}, map[string]n8ndb.Problem{}}
 	receipt := n8ndbtest.Receipt(t)
 	keys, err := db.KeysetOf(t.Context(), receipt, key, others...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = db.Census(t.Context(), n8ndb.CensusConfig{Keys: keys, Receipt: receipt, Executions: n8ndb.AllExecutions, BundleDir: bundles,
+	_, err = db.Census(t.Context(), n8ndb.CensusConfig{Keys: keys, Receipt: receipt, Executions: scope, BundleDir: bundles,
 		Digest: func(place, row string, plaintext []byte) string {
 			if n8ndb.PlaceID(place) == legacyPlace {
 				plaintext = []byte("the key")
