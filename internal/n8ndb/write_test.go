@@ -17,6 +17,7 @@ import (
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/n8ndbtest"
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
@@ -47,6 +48,10 @@ func resealer(old, fresh n8ncrypt.InstanceKey) n8ndb.Sealer {
 func writer(t testing.TB, f n8ndbtest.Fixture, location string) *n8ndb.Writer {
 	t.Helper()
 	w, err := openWriter(f, location)
+	// The server shows a session for a moment after it has ended.
+	for i := 0; i < 200 && f.Engine == n8ndb.Postgres && problem.KindOf(err) == problem.Busy; i++ {
+		w, err = openWriter(f, location)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
