@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 
 	"filippo.io/age"
@@ -123,6 +124,9 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if u := doc.Rollback; u != nil {
 		counts["restored"], counts["rewritten"], counts["gone"] = u.Restored, u.Rewritten, u.Gone
 	}
+	if r.keySetByUser && doc.State == string(rotate.RolledBack) && j.State != rotate.Preparing {
+		doc.Do = append([]string{fmt.Sprintf("where you have set the new key yourself, set N8N_ENCRYPTION_KEY back to the old one, %s, before n8n starts: with the new key n8n reads nothing and writes what nobody else reads", j.Old.Fingerprint)}, doc.Do...)
+	}
 	if j.Choices.AfterLeak && (doc.State == string(rotate.Verified) || doc.State == string(rotate.Finalised)) {
 		doc.Do = append(doc.Do, "go through the checklist of what was exposed, which the plan has printed; once the rotation is finalised, \"n8keep rotate instance --after-leak --dry-run\" with yet another new key prints it again")
 	}
@@ -134,8 +138,12 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 // key, destruction of what could undo it.
 func (a *App) finalise(ctx context.Context, r *rotating, cfg rotate.Config, j *rotate.Journal, doc *api.Rotation) error {
 	cfg.ID = j.ID
+	ring := keyring.New(keyring.Config{StateDir: a.StateDir, Now: a.Now})
+	if _, err := ring.Instances(); err != nil { // while there still is a way back
+		return err
+	}
 	hooks := rotate.FinaliseHooks{Keyring: func(ctx context.Context) error {
-		active, err := keyring.New(keyring.Config{StateDir: a.StateDir, Now: a.Now}).Activate(ctx, keyring.Activation{Instance: j.Instance, Rotation: j.ID,
+		active, err := ring.Activate(ctx, keyring.Activation{Instance: j.Instance, Rotation: j.ID,
 			Old: ringKey(r.old, j.Old), New: ringKey(r.new, j.New)})
 		for _, fp := range active.Unopened {
 			a.Logger.Warn("an older key in the keyring is sealed under a key that nobody gave; it was left as it is", "key", string(fp))

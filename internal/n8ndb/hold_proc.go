@@ -137,5 +137,3 @@ func holdContained(proc string) bool {
 	name, err := os.Readlink(filepath.Join(proc, "self", "ns", "pid"))
 	return err != nil || name != holdHostNamespace
 }
-
-func holdRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

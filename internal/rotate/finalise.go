@@ -45,6 +45,9 @@ func (e *engine) finalise(ctx context.Context, hooks FinaliseHooks) error {
 	if err := e.needKeys(false, true); err != nil {
 		return err
 	}
+	if err := e.filesHoldNew(); err != nil {
+		return err
+	}
 	if err := e.step(ctx, StepVerify, func() (string, string, error) { return e.verify(ctx) }); err != nil {
 		return err
 	}

@@ -317,6 +317,9 @@ func (j *Journal) Busy() error {
 }
 
 func readJournal(dir, id string) (*Journal, error) {
+	if info, err := os.Lstat(filepath.Join(dir, journalName)); err == nil && !info.Mode().IsRegular() {
+		return nil, damagedJournal(id, errors.New("it is no ordinary file"))
+	}
 	b, err := os.ReadFile(filepath.Join(dir, journalName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, notFound(filepath.Dir(filepath.Dir(dir)), id)

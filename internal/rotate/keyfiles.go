@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"errors"
+	"io/fs"
 
 	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/internal/problem"
@@ -75,6 +76,24 @@ func (e *engine) applyKeys() error {
 	for _, f := range e.j.Files {
 		if err := e.do("apply-key", f.Path, func() error { return f.Apply(e.change(before[f.Path])) }); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// filesHoldNew fails when somebody has put another key into a key file since: n8n
+// would start with it and open nothing.
+func (e *engine) filesHoldNew() error {
+	for _, f := range e.j.Files {
+		key, err := keyIn(f)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // n8n makes it anew, with the key it is given elsewhere
+		case err != nil:
+			return err
+		case !key.Equal(e.cfg.New.Key):
+			return problem.New(problem.CheckFailed, "%q does not hold the new key any more: somebody has changed it since the rotation", f.Path).
+				WithHint("put the new key there, for n8n opens nothing with another one, and see what wrote the file: a deployment tool would do it again")
 		}
 	}
 	return nil

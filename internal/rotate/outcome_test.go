@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
@@ -189,6 +191,53 @@ func TestFinaliseGoesOn(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	b.check(t, j, "finalised")
+}
+
+// TestFinaliseLooksAtFiles: a deployment tool has put the old config back.
+func TestFinaliseLooksAtFiles(t *testing.T) {
+	b := newBase(t, "2.41.1-sqlite")
+	j := b.world(t)
+	if len(j.mustConfig(t).Files) == 0 {
+		t.Fatal("no key file")
+	}
+	path := j.mustConfig(t).Files[0].Name
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.do(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j.Do = "finalise"
+	refused(t, j, end, nil, problem.CheckFailed, "does not hold the new key any more", "put the new key there")
+	if err := os.WriteFile(path, after, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := j.do(); err != nil || r.Journal.State != Finalised {
+		t.Fatalf("%+v, %v", r, err)
+	}
+}
+
+// TestJournalThatIsNoFile: reading a pipe would wait for ever.
+func TestJournalThatIsNoFile(t *testing.T) {
+	state := t.TempDir()
+	dir := filepath.Join(state, folderName, "20260701T020000Z-prod-aaaaaa")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, journalName), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := List(state); problem.KindOf(err) != problem.Damaged || !strings.Contains(err.Error(), "no ordinary file") {
+		t.Errorf("%v", err)
+	}
 }
 
 // TestBackAfterALeak: what was leaked is in force again, and what somebody has put

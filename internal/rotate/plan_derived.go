@@ -48,9 +48,6 @@ type derivation struct {
 	ended func(n8ndb.Dependents) string
 }
 
-// pinned is the n8n from which on derived secrets are kept in deployment_key.
-var pinned = release{2, 18}
-
 // derivations is the one table of what n8n derives from the instance key, n8n 0.x to
 // 2.41. The instance key's wrap and the CBC key are derived, too, but what is under
 // them is written anew.

@@ -284,13 +284,14 @@ func TestQuarantine(t *testing.T) {
 				t.Fatal(err)
 			}
 			b.exec(t, j, `UPDATE credentials_entity SET data = $1 WHERE id = (SELECT min(id) FROM credentials_entity)`, v.String())
-			r, err := j.do()
+			_, err = j.do()
 			if problem.KindOf(err) != problem.CheckFailed || !strings.Contains(err.Error(), "1 values open under no key") || !strings.Contains(problem.HintOf(err), "--quarantine") ||
 				!strings.Contains(problem.HintOf(err), "the database has its old values") {
 				t.Fatalf("%v, hint %q", err, problem.HintOf(err))
 			}
 			j.Do = "rollback"
-			if r, err = j.do(); err != nil || r.Journal.State != RolledBack {
+			r, err := j.do()
+			if err != nil || r.Journal.State != RolledBack {
 				t.Fatalf("%+v, %v", r, err)
 			}
 			j.Do = "run"

@@ -45,6 +45,16 @@ func (e *engine) backward(ctx context.Context) error {
 	if err := errors.Join(e.proveRecords(rowsName, e.j.Attempt), e.proveRecords(filesName, e.j.Attempt)); err != nil {
 		return err
 	}
+	if e.cfg.Service == nil && (e.j.State == Verified || e.j.State == Applied) {
+		// An n8n that was forgotten is found while the rotation may still be finalised instead.
+		w, err := e.cfg.Write(ctx)
+		if err != nil {
+			return err
+		}
+		if err := w.Close(); err != nil {
+			return err
+		}
+	}
 	if e.j.State != RollbackCommitting {
 		if err := e.to(RollingBack); err != nil {
 			return err

@@ -96,13 +96,13 @@ func TestRollbackAfterN8N(t *testing.T) {
 				b := newBase(t, fixture)
 				j := b.world(t)
 				j.Leak = leak
-				r, err := j.do()
-				if err != nil {
+				if _, err := j.do(); err != nil {
 					t.Fatal(err)
 				}
 				b.n8nWrites(t, j)
 				j.Do = "rollback"
-				if r, err = j.do(); err != nil {
+				r, err := j.do()
+				if err != nil {
 					t.Fatal(err)
 				}
 				u := r.Journal.Undone
