@@ -250,11 +250,16 @@ func rotateStory(t *testing.T, p place) {
 		r.plannedSecrets(t, plan, oldKey)
 	})
 	step("refused while n8n runs", func(t *testing.T) {
-		var not api.Rotation
+		var not api.RotationPlan
 		decode(t, r.instance(t, 11, "--yes"), &not)
+		if not.Error == nil || not.Error.Kind != "busy" {
+			t.Errorf("the refusal: %+v", not.Error)
+		}
 		r.keyIs(t, oldKey)
-		if not.ID != "" { // it waits for n8n to be stopped
-			r.rotation(t, r.run(t, 0, "rotate", "rollback", not.ID, "--yes", "--json"), "rolled-back")
+		var all api.Rotations
+		decode(t, r.run(t, 0, "rotate", "status", "--json"), &all)
+		if len(all.Rotations) != 0 || len(r.list(t)) != 0 {
+			t.Errorf("the refusal left %+v, archives %+v", all.Rotations, r.list(t))
 		}
 		main, _ := h.servers(t)
 		if _, err := main.Client(t, "").CallWebhook(t.Context(), l.facts); err != nil {
