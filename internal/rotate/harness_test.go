@@ -202,7 +202,7 @@ func (s fakeService) String() string { return "a fake n8n" }
 // base is a database with a value in every place of the catalogue, from which worlds
 // are made.
 type base struct {
-	t       *testing.T
+	t       testing.TB
 	f       n8ndbtest.Fixture
 	seeded  n8ndbtest.Seeded
 	at      string // path or address
@@ -225,7 +225,7 @@ func newBase(t *testing.T, fixture string) *base {
 }
 
 // newPlainBase is a database as n8n has left it.
-func newPlainBase(t *testing.T, fixture string) *base {
+func newPlainBase(t testing.TB, fixture string) *base {
 	t.Helper()
 	f := n8ndbtest.Load(t, fixture)
 	b := &base{t: t, f: f, at: f.Copy(t), storage: map[string]string{}}
@@ -261,7 +261,7 @@ func (b *base) open(at string) (*n8ndb.DB, error) {
 var worlds atomic.Int64
 
 // world copies everything into a folder of its own, and returns the job of a run in it.
-func (b *base) world(t *testing.T) job {
+func (b *base) world(t testing.TB) job {
 	t.Helper()
 	j := job{Do: "run", Dir: t.TempDir(), Old: b.f.Key.Reveal()}
 	for _, dir := range []string{"state", "home", "storage"} {
@@ -304,7 +304,7 @@ func (b *base) world(t *testing.T) job {
 	return j
 }
 
-func (b *base) admin(t *testing.T, stmt string) {
+func (b *base) admin(t testing.TB, stmt string) {
 	t.Helper()
 	u, err := url.Parse(b.at)
 	if err != nil {
@@ -341,12 +341,12 @@ type read struct {
 
 // reading takes a census of everything under some keys. The plaintext of the legacy
 // rows, which is the key, is left out.
-func reading(t *testing.T, db *n8ndb.DB, key n8ncrypt.InstanceKey, others []n8ndb.OtherKey, bundles string) read {
+func reading(t testing.TB, db *n8ndb.DB, key n8ncrypt.InstanceKey, others []n8ndb.OtherKey, bundles string) read {
 	t.Helper()
 	return readingOf(t, db, key, others, bundles, n8ndb.AllExecutions)
 }
 
-func readingOf(t *testing.T, db *n8ndb.DB, key n8ncrypt.InstanceKey, others []n8ndb.OtherKey, bundles string, scope n8ndb.ExecutionScope) read {
+func readingOf(t testing.TB, db *n8ndb.DB, key n8ncrypt.InstanceKey, others []n8ndb.OtherKey, bundles string, scope n8ndb.ExecutionScope) read {
 	t.Helper()
 	r := read{map[string]string{}, map[string]string{}, map[string]bool{}, map[string]n8ndb.Problem{}}
 	receipt := n8ndbtest.Receipt(t)

@@ -18,7 +18,7 @@ import (
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
-func (j job) mustConfig(t *testing.T) Config {
+func (j job) mustConfig(t testing.TB) Config {
 	t.Helper()
 	cfg, err := j.config()
 	if err != nil {
