@@ -158,7 +158,7 @@ func (e *engine) create(ctx context.Context) error {
 		return problem.Wrap(problem.Unexpected, err, "beginning a rotation")
 	}
 	defer beginning.Unlock()
-	open, err := Unfinished(cfg.StateDir, cfg.Database)
+	open, err := Unfinished(cfg.StateDir, cfg.Database, cfg.SameDatabase)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (e *engine) create(ctx context.Context) error {
 		return err
 	}
 	e.j = &Journal{
-		Format: JournalFormat, ID: cfg.ID, Instance: cfg.Instance, Database: cfg.Database, Reopen: cfg.Reopen,
+		Format: JournalFormat, ID: cfg.ID, Instance: cfg.Instance, Database: cfg.Database, SameDatabase: cfg.SameDatabase, Reopen: cfg.Reopen,
 		State: Preparing, Started: cfg.Now().UTC(), Storage: cfg.Storage, Choices: cfg.Choices, Wrapped: wrapped,
 		Old: record(cfg.Old), New: record(cfg.New), dir: dir,
 	}

@@ -177,6 +177,9 @@ type Journal struct {
 	Steps    []Step          `json:"steps"`
 	Wrapped  *WrappedKey     `json:"journal_key,omitempty"` // nil once finalised
 
+	// SameDatabase is another name of Database, which does not depend on how it is reached.
+	SameDatabase string `json:"same_database,omitempty"`
+
 	Backup *BackupRef `json:"backup,omitempty"`
 	Fresh  *BackupRef `json:"fresh_backup,omitempty"` // taken by Finalise
 
@@ -292,19 +295,25 @@ func List(stateDir string) ([]*Journal, error) {
 	return list, nil
 }
 
-// Unfinished returns the rotation of a database that has not ended, or nil. A journal
-// that cannot be read is an error: it could be the one.
-func Unfinished(stateDir, database string) (*Journal, error) {
+// Unfinished returns the rotation of a database that has not ended, or nil. The database
+// may go by several names, of which the journal has to have one. A journal that cannot
+// be read is an error: it could be the one.
+func Unfinished(stateDir string, names ...string) (*Journal, error) {
 	list, err := List(stateDir)
 	if err != nil {
 		return nil, err
 	}
 	for _, j := range slices.Backward(list) {
-		if j.Database == database && !j.State.Ended() {
+		if j.Is(names...) && !j.State.Ended() {
 			return j, nil
 		}
 	}
 	return nil, nil
+}
+
+// Is reports whether the rotation is of the database with one of these names.
+func (j *Journal) Is(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return name != "" && (name == j.Database || name == j.SameDatabase) })
 }
 
 // Busy is the error of other commands for a database whose rotation has not ended.

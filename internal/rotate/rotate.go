@@ -80,6 +80,8 @@ type BackupRef struct {
 	Target  string    `json:"target"`
 	Created time.Time `json:"created"`
 	Taken   bool      `json:"taken"` // for the rotation, not found
+	// Missed are targets that the backup was meant for and is not in, with the reason.
+	Missed []string `json:"missed_targets,omitempty"`
 }
 
 // Config is what an engine needs. Everything that reaches outside is injected.
@@ -92,6 +94,9 @@ type Config struct {
 	// and the database's path or its address without password. Required in Run. Later
 	// the journal's count; a Database that is another one is asked for more proof.
 	Instance, Database string
+	// SameDatabase is another name of the database, which it keeps however it is reached;
+	// "" when there is none. Run only; optional.
+	SameDatabase string
 	// Reopen is whatever the caller needs to make this Config again from the ID alone;
 	// it must hold no secret. Run only; optional.
 	Reopen json.RawMessage
