@@ -46,7 +46,7 @@ func (v *view) place(ctx context.Context, p Place, fn func(placeRow) error) erro
 	if !ok {
 		return nil
 	}
-	return v.each(ctx, q, func(id string, cols []any) error {
+	return v.ahead(ctx, q, func(id string, cols []any) error {
 		for _, r := range p.values(p.row(id, cols)) {
 			if err := fn(r); err != nil {
 				return err

@@ -116,6 +116,9 @@ func (s *sweeper) table(ctx context.Context, v *view, t *Table, piece string) er
 	for i := range t.Columns {
 		switch c := &t.Columns[i]; c.Kind {
 		case Text:
+			if s.cfg.Needle == nil && slices.ContainsFunc(places, func(p Place) bool { return p.wholly(c.Name) }) {
+				continue
+			}
 			columns, exprs = append(columns, c), append(exprs, v.text(c))
 		case Blob:
 			name := "t." + quote(c.Name)
@@ -184,6 +187,11 @@ func accounted[V any](places []Place, columns []*Column, cols []V, text func(V) 
 		}
 	}
 	return known, false
+}
+
+// wholly reports whether the place accounts for all there is in a column, in every row.
+func (p *Place) wholly(column string) bool {
+	return p.Column == column && p.Key == "" && p.Algorithm == "" && p.Container != JSON
 }
 
 // keep copies the columns of a row for later.

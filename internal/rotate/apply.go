@@ -29,6 +29,7 @@ func (e *engine) apply(ctx context.Context) (result, detail string, err error) {
 		// The database is held until the files fit it, here as well.
 		err = errors.Join(e.place(), w.Close())
 	} else if err = closing(w); err == nil {
+		e.unspent = true
 		err = e.transact(ctx)
 	}
 	if err != nil {
@@ -60,12 +61,17 @@ func (e *engine) others(other n8ncrypt.InstanceKey) []n8ndb.OtherKey {
 	return append([]n8ndb.OtherKey{{Name: otherKey, Key: other}}, e.cfg.Others...)
 }
 
-// tally is how many values are under the old keys and how many under the new one.
-type tally struct{ old, new int64 }
+// tally is how many values are under the old keys, how many under the new one, and how
+// many open under none.
+type tally struct{ old, new, closed int64 }
 
 // count takes a census of the database under both keys.
 func (e *engine) count(ctx context.Context, db *n8ndb.DB, scope n8ndb.ExecutionScope) (tally, error) {
-	keys, err := db.KeysetOf(ctx, e.cfg.Receipt, e.cfg.Old.Key, e.others(e.cfg.New.Key)...)
+	others := e.cfg.Others
+	if !e.cfg.New.Key.IsZero() {
+		others = e.others(e.cfg.New.Key)
+	}
+	keys, err := db.KeysetOf(ctx, e.cfg.Receipt, e.cfg.Old.Key, others...)
 	if err != nil {
 		return tally{}, err
 	}
@@ -73,7 +79,9 @@ func (e *engine) count(ctx context.Context, db *n8ndb.DB, scope n8ndb.ExecutionS
 	var t tally
 	_, err = db.Census(ctx, n8ndb.CensusConfig{Keys: keys, Receipt: e.cfg.Receipt, Executions: scope, Visit: func(s n8ndb.Secret) error {
 		switch {
+		case s.Plain:
 		case !s.Opens:
+			t.closed++
 		case s.KeyRef == otherKey:
 			t.new++
 		case !slices.Contains(data, s.KeyRef):
@@ -87,9 +95,11 @@ func (e *engine) count(ctx context.Context, db *n8ndb.DB, scope n8ndb.ExecutionS
 // write opens the database for changing.
 func (e *engine) write(ctx context.Context) (*n8ndb.Writer, error) {
 	var w *n8ndb.Writer
-	err := e.do("write", "", func() (err error) {
-		w, err = e.cfg.Write(ctx)
-		return err
+	err := e.patiently(ctx, func() error {
+		return e.do("write", "", func() (err error) {
+			w, err = e.cfg.Write(ctx)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -334,10 +344,14 @@ func (e *engine) prove(ctx context.Context, w *n8ndb.Writer, how *sealing, now *
 	if !how.data.IsZero() {
 		ref = how.data.ID
 	}
+	leaked := map[n8ndb.PlaceID]bool{} // where a key of before would be one that others have
+	for _, p := range n8ndb.Catalogue() {
+		leaked[p.ID] = how.leak && p.Encoding == n8ndb.V2
+	}
 	_, err := w.Census(ctx, n8ndb.CensusConfig{Keys: now, Receipt: e.cfg.Receipt, Executions: e.j.Choices.Executions,
 		Digest: after.digest, DigestPlain: true,
 		Visit: func(s n8ndb.Secret) error {
-			if p, _ := n8ndb.Catalogued(s.Place); how.leak && s.Opens && p.Encoding == n8ndb.V2 && s.KeyRef != ref && misplaced == nil {
+			if s.Opens && s.KeyRef != ref && leaked[s.Place] && misplaced == nil {
 				misplaced = &s
 			}
 			return after.visit(s)
@@ -421,7 +435,7 @@ func (e *engine) discard() error { return errors.Join(e.discardBundles(), e.disc
 
 // removeFiles removes the pre-images.
 func (e *engine) removeFiles() error {
-	for _, name := range []string{rowsName, filesName, undoName} {
+	for _, name := range []string{rowsName, filesName, undoName, exposureName} {
 		if err := e.removeFile(name); err != nil {
 			return err
 		}

@@ -32,7 +32,8 @@ type proof struct {
 
 type chain struct {
 	PlaceProof
-	sum hash.Hash
+	sum   hash.Hash
+	moves bool // its plaintexts are meant to change
 }
 
 func (e *engine) newProof() *proof {
@@ -50,7 +51,7 @@ func (e *engine) newProof() *proof {
 func (p *proof) place(id n8ndb.PlaceID) *chain {
 	c := p.places[id]
 	if c == nil {
-		c = &chain{sum: hmac.New(sha256.New, p.key)}
+		c = &chain{sum: hmac.New(sha256.New, p.key), moves: p.moves(id)}
 		p.places[id] = c
 	}
 	return c
@@ -68,11 +69,12 @@ func (c *chain) add(kind byte, parts ...[]byte) {
 
 // digest is the Digest of a census; what it makes stays here.
 func (p *proof) digest(place, row string, plaintext []byte) string {
-	id := n8ndb.PlaceID(place)
-	if p.skip != "" && row == p.skip || p.moves(id) {
+	if p.skip != "" && row == p.skip {
 		return ""
 	}
-	p.place(id).add('p', []byte(row), plaintext)
+	if c := p.place(n8ndb.PlaceID(place)); !c.moves {
+		c.add('p', []byte(row), plaintext)
+	}
 	return ""
 }
 
@@ -90,7 +92,7 @@ func (p *proof) visit(s n8ndb.Secret) error {
 	case s.Opens:
 		c.Opened++
 		p.byKey[s.KeyRef]++
-		if p.moves(s.Place) {
+		if c.moves {
 			c.add('c', []byte(s.Row)) // in clear or not, it is there
 		}
 	default:
@@ -107,7 +109,7 @@ func (p *proof) sums() map[n8ndb.PlaceID]PlaceProof {
 	out := map[n8ndb.PlaceID]PlaceProof{}
 	for id, c := range p.places {
 		s := c.PlaceProof
-		if p.moves(id) {
+		if c.moves {
 			s.Opened, s.Plain = s.Opened+s.Plain, 0
 		}
 		s.Digest = hex.EncodeToString(c.sum.Sum(nil))
