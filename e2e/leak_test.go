@@ -23,29 +23,40 @@ func TestAfterLeak(t *testing.T) {
 	}
 }
 
+// wrongSignature is what n8n answers where its workflows are asked for with an API key that it has, but whose signature is
+// another: newer releases, which check it in a router of their own there, do not catch the error.
+func (p place) wrongSignature() int {
+	if p.hasRows() {
+		return http.StatusInternalServerError
+	}
+	return http.StatusUnauthorized
+}
+
 func leakStory(t *testing.T, p place) {
 	h, l := begin(t, p)
 	r := newRotator(t, h, l)
 	newKey := r.read(t, r.newKey)
 	done := r.rotation(t, r.instance(t, 0, append(r.hooks(t), "--after-leak", "--yes")...), "verified")
+	t.Logf("%d values, n8n was down for %.1f s, %d secrets are listed as exposed", done.Values, done.Downtime, len(done.Exposed))
 	r.keyIs(t, newKey)
 	main, worker := h.servers(t)
 	l.worker = worker
 	ctx, c := t.Context(), l.live.Session
 
-	// n8n 2.41 answers 500 to an API key whose signature is wrong, older ones 401.
-	ended := func(what string, err error) {
+	refused := func(what string, err error, want int) {
 		t.Helper()
 		var status *labn8n.StatusError
-		if !errors.As(err, &status) || status.Status != http.StatusUnauthorized && status.Status != http.StatusInternalServerError {
-			t.Errorf("%s of before: %v, want 401", what, err)
+		if !errors.As(err, &status) || status.Status != want {
+			t.Errorf("%s of before: %v, want %d", what, err, want)
 		}
 	}
+	old := main.Client(t, l.facts.APIKey)
 	_, err := c.SessionUser(ctx)
-	ended("the session", err)
-	ended("the API key", main.Client(t, l.facts.APIKey).Do(ctx, "GET", "/api/v1/workflows", nil, nil))
+	refused("the session", err, http.StatusUnauthorized)
+	refused("the API key", old.Do(ctx, "GET", "/api/v1/users", nil, nil), http.StatusUnauthorized)
+	refused("the API key", old.Do(ctx, "GET", "/api/v1/workflows", nil, nil), p.wrongSignature())
 	_, err = c.Approve(ctx, l.live.Approvals[0], l.echo)
-	ended("an approval link", err)
+	refused("an approval link", err, http.StatusUnauthorized)
 
 	if p.cliReads() { // before n8n writes anything, which it may do under the instance key
 		active := ""
@@ -61,6 +72,9 @@ func leakStory(t *testing.T, p place) {
 	}
 	if err := c.Login(ctx, l.facts.Email, l.facts.Password, l.facts.MFASecret); err != nil {
 		t.Fatalf("login with MFA: %v", err)
+	}
+	if err := main.Client(t, c.CreateAPIKey(t, "after the leak")).Do(ctx, "GET", "/api/v1/workflows", nil, nil); err != nil {
+		t.Errorf("a new API key: %v", err)
 	}
 	want := l.facts.HeaderAuth.Data["value"]
 	c.AwaitWebhook(t, l.facts)

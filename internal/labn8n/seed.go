@@ -97,7 +97,7 @@ func Seed(t testing.TB, s *Server, echo *Echo) *Facts {
 	var owner data[identified]
 	c.must(t, "POST", "/rest/owner/setup", map[string]string{"email": email, "firstName": "Olga", "lastName": "Owner", "password": password}, &owner)
 	f.OwnerID = owner.Data.ID
-	f.APIKey = c.createAPIKey(t)
+	f.APIKey = c.CreateAPIKey(t, "lab")
 	c.apiKey = f.APIKey
 	var project data[identified]
 	c.must(t, "GET", "/rest/projects/personal", nil, &project)
@@ -109,14 +109,15 @@ func Seed(t testing.TB, s *Server, echo *Echo) *Facts {
 	return f
 }
 
-func (c *Client) createAPIKey(t testing.TB) string {
+// CreateAPIKey makes a key with every scope for the user who is logged in.
+func (c *Client) CreateAPIKey(t testing.TB, label string) string {
 	t.Helper()
 	var scopes data[[]string]
 	c.must(t, "GET", "/rest/api-keys/scopes", nil, &scopes)
 	var key data[struct {
 		RawAPIKey string `json:"rawApiKey"`
 	}]
-	c.must(t, "POST", "/rest/api-keys", map[string]any{"label": "lab", "scopes": scopes.Data, "expiresAt": nil}, &key)
+	c.must(t, "POST", "/rest/api-keys", map[string]any{"label": label, "scopes": scopes.Data, "expiresAt": nil}, &key)
 	if key.Data.RawAPIKey == "" {
 		t.Fatal("labn8n: n8n made an empty API key")
 	}
