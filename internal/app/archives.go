@@ -305,7 +305,11 @@ func (a *App) InstanceStatus(ctx context.Context, io InstanceOptions, o ArchiveO
 		return nil, err
 	}
 	doc := &api.InstanceStatus{Instance: in.name, Database: in.place(), Problems: []string{}}
-	if err := a.notRotating(in.identity()); err != nil {
+	named := in.named()
+	if err := named.recognise(ctx); err != nil && ctx.Err() != nil { // what else is wrong is seen below
+		return nil, err
+	}
+	if err := a.notRotating(named); err != nil {
 		doc.Problems = append(doc.Problems, err.Error())
 	}
 	if db, err := in.openDB(ctx); err != nil {

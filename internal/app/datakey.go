@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"os"
+	"slices"
 
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/audit"
@@ -114,11 +115,7 @@ func (a *App) dataKeyDoc(k datakey.Key) api.DataKey {
 // DataKeyRotate makes a new active data key.
 func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOptions) (doc *api.DataKeyChange, err error) {
 	start := a.Now()
-	in, err := a.instance(io)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := a.lockChange(in.identity(), o.DryRun)
+	in, unlock, err := a.changing(ctx, io, o.DryRun)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +138,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if err != nil {
 		return nil, explainWrongKey(err, key)
 	}
-	doc = &api.DataKeyChange{Instance: in.name, DryRun: o.DryRun, Through: plan.Through, Previous: joined(plan.Previous), Warnings: append(list(key.warnings), plan.Warnings...), Next: []string{}}
+	doc = &api.DataKeyChange{Instance: in.name, DryRun: o.DryRun, Through: plan.Through, Previous: joined(plan.Previous), Warnings: slices.Concat(list(key.warnings), in.known.doubts(), plan.Warnings), Next: []string{}}
 	if o.DryRun {
 		doc.Seconds = a.since(start)
 		return doc, nil
@@ -149,7 +146,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if err := o.Confirm(doc); err != nil {
 		return nil, err
 	}
-	if err := a.notRotating(in.identity()); err != nil {
+	if err := a.notRotating(in.known); err != nil {
 		return nil, err
 	}
 	if cfg.N8N == nil {
@@ -164,7 +161,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if made == nil {
 		return nil, explainWrongKey(err, key)
 	}
-	doc.ID, doc.Previous, doc.Warnings = made.ID, joined(made.Previous), append(list(key.warnings), made.Warnings...)
+	doc.ID, doc.Previous, doc.Warnings = made.ID, joined(made.Previous), slices.Concat(list(key.warnings), in.known.doubts(), made.Warnings)
 	doc.Next = []string{"encrypt everything with it: \"n8keep reencrypt " + in.flag() + " --to active\""}
 	doc.Seconds = a.since(start)
 	return doc, err
@@ -174,11 +171,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 // an error of kind CheckFailed.
 func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOptions) (doc *api.DataKeyChange, err error) {
 	start := a.Now()
-	in, err := a.instance(io)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := a.lockChange(in.identity(), o.DryRun)
+	in, unlock, err := a.changing(ctx, io, o.DryRun)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +194,7 @@ func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if plan == nil {
 		return nil, explainWrongKey(err, key)
 	}
-	doc = &api.DataKeyChange{Instance: in.name, DryRun: o.DryRun, ID: plan.Key.ID, Values: plan.Key.Values, Warnings: append(list(key.warnings), plan.Listing.Warnings...), Next: []string{}}
+	doc = &api.DataKeyChange{Instance: in.name, DryRun: o.DryRun, ID: plan.Key.ID, Values: plan.Key.Values, Warnings: slices.Concat(list(key.warnings), in.known.doubts(), plan.Listing.Warnings), Next: []string{}}
 	doc.Seconds = a.since(start)
 	if err != nil || o.DryRun {
 		return doc, err
@@ -213,7 +206,7 @@ func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if err := o.Confirm(doc); err != nil {
 		return nil, err
 	}
-	if err := a.notRotating(in.identity()); err != nil {
+	if err := a.notRotating(in.known); err != nil {
 		return nil, err
 	}
 	_, err = datakey.Retire(ctx, cfg, o.ID)

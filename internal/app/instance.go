@@ -43,6 +43,7 @@ type instance struct {
 	prefix   string
 	schema   string
 	keyFile  string
+	known    *namedDatabase // of a command that changes the database
 }
 
 func (a *App) instance(o InstanceOptions) (*instance, error) {

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/n8keep/n8keep/internal/api"
@@ -39,11 +40,7 @@ func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOpti
 	if o.Rate < 0 {
 		return nil, problem.New(problem.Usage, "--rate takes a number of rows per second").WithHint("leave it out for as fast as possible")
 	}
-	in, err := a.instance(io)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := a.lockChange(in.identity(), o.DryRun)
+	in, unlock, err := a.changing(ctx, io, o.DryRun)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +87,7 @@ func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOpti
 		return nil, explainWrongKey(err, key)
 	}
 	doc = reencryptionDoc(in, plan, o.DryRun)
-	doc.Warnings = append(list(key.warnings), doc.Warnings...)
+	doc.Warnings = slices.Concat(list(key.warnings), in.known.doubts(), doc.Warnings)
 	doc.Seconds = a.since(start)
 	if err := plan.Refused(); err != nil {
 		return doc, explainWrongKey(err, key)
@@ -101,7 +98,7 @@ func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOpti
 	if err := o.Confirm(doc); err != nil {
 		return nil, err
 	}
-	if err := a.notRotating(in.identity()); err != nil {
+	if err := a.notRotating(in.known); err != nil {
 		return nil, err
 	}
 	start = a.Now() // how long somebody thought about it is of no interest

@@ -12,6 +12,7 @@ import (
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/audit"
 	"github.com/n8keep/n8keep/internal/backup"
+	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/restore"
 	"github.com/n8keep/n8keep/n8ncrypt"
@@ -67,8 +68,9 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	if key, err = a.retiredKey(ctx, o, signed.Sidecar, key); err != nil {
 		return nil, err
 	}
+	target := namedFile(n8nhome.DatabasePath(r.To, a.Env))
 	if !server {
-		unlock, err := a.lockChange(a.restoreTarget(r.To), r.DryRun)
+		unlock, err := a.lockChange(ctx, target, r.DryRun)
 		if err != nil {
 			return nil, err
 		}
@@ -130,7 +132,7 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 		doc.Seconds = a.Now().Sub(start).Seconds()
 		return doc, degradedRestore(v)
 	}
-	if err := a.notRotating(a.restoreTarget(r.To)); err != nil {
+	if err := a.notRotating(target); err != nil {
 		return nil, err
 	}
 	report, err := plan.Apply(ctx)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,16 +82,12 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Side
 	if cfg.AdminDSN, err = a.adminAddress(r.AdminDatabase); err != nil {
 		return nil, err
 	}
-	if !r.DryRun {
-		unlock, err := a.lockDatabase(postgresLocation(cfg.DSN))
-		if err != nil {
-			return nil, err
-		}
-		defer unlock()
-	}
-	if err := a.notRotatingServer(cfg.DSN); err != nil {
+	target := namedServer(cfg.DSN)
+	unlock, err := a.lockChange(ctx, target, r.DryRun)
+	if err != nil {
 		return nil, err
 	}
+	defer unlock()
 	work, err := backup.OpenWork(a.WorkDir, a.Logger)
 	if err != nil {
 		return nil, err
@@ -123,7 +120,7 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Side
 		return nil, err
 	}
 	doc := &api.Restore{ID: string(arc.id), Target: plan.To, DryRun: r.DryRun, Steps: list(plan.Recovered), Database: plan.Database,
-		Failures: []api.Secret{}, Findings: []api.Finding{}, Warnings: append(list(key.warnings), plan.Warnings...)}
+		Failures: []api.Secret{}, Findings: []api.Finding{}, Warnings: slices.Concat(list(key.warnings), target.doubts(), plan.Warnings)}
 	for _, s := range plan.Steps {
 		doc.Steps = append(doc.Steps, s.Do)
 	}
@@ -136,7 +133,7 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Side
 		doc.Seconds = a.Now().Sub(start).Seconds()
 		return doc, degradedRestore(v)
 	}
-	if err := a.notRotatingServer(cfg.DSN); err != nil {
+	if err := a.notRotating(target); err != nil {
 		return nil, err
 	}
 	report, err := plan.Apply(ctx)

@@ -84,11 +84,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	if o.BackupYoungerThan < 0 {
 		return nil, nil, problem.New(problem.Usage, "--backup-younger-than takes a time").WithHint("write it as 30m or 24h")
 	}
-	in, err := a.instance(io)
-	if err != nil {
-		return nil, nil, err
-	}
-	unlock, err := a.lockChange(in.identity(), o.DryRun)
+	in, unlock, err := a.changing(ctx, io, o.DryRun)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,7 +138,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	if err := o.Confirm(plan); err != nil {
 		return nil, nil, err
 	}
-	if err := a.notRotating(in.identity()); err != nil {
+	if err := a.notRotating(in.known); err != nil {
 		return plan, nil, err
 	}
 	start = a.Now() // how long somebody thought about it is of no interest
@@ -150,7 +146,8 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg.Instance, cfg.Database, cfg.Choices, cfg.Files, cfg.Storage = in.name, in.identity(), choices, made.files, in.bundleDir()
+	cfg.Instance, cfg.Database, cfg.Choices, cfg.Files, cfg.Storage = in.name, in.known.at, choices, made.files, in.bundleDir()
+	cfg.SameDatabase = in.known.same
 	if cfg.Reopen, err = r.reopening(a, o); err != nil {
 		return nil, nil, err
 	}

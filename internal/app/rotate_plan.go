@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +62,7 @@ func (a *App) rotationPlan(ctx context.Context, r *rotating, choices rotate.Choi
 		return nil, err
 	}
 	made.doc, made.refused = planDoc(p, r), explainWrongKey(p.Refused(), r.old)
-	made.doc.Warnings = append(made.doc.Warnings, warnings...)
+	made.doc.Warnings = slices.Concat(made.doc.Warnings, in.known.doubts(), warnings)
 	return made, nil
 }
 

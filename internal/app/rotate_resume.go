@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 
 	"filippo.io/age"
 
@@ -75,7 +76,7 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := a.lockDatabase(j.Database)
+	unlock, err := a.lockDatabase(j.Database, j.Database, j.SameDatabase)
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +84,12 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if j, err = rotate.Open(a.StateDir, j.ID); err != nil { // as it is now that nobody else is at it
 		return nil, err
 	}
+	receipt, end, err := a.begin(ctx, command, j.Instance, audit.FailClosed, map[string]any{"rotation": j.ID, "state": string(j.State)})
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]int64{}
+	defer func() { err = end(err, counts) }()
 	if j.State.Ended() {
 		return nil, problem.New(problem.Usage, "rotation %q is over: it is %s", j.ID, j.State).WithHint("there is nothing to go on with; \"n8keep rotate instance\" begins another")
 	}
@@ -90,27 +97,19 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if err != nil {
 		return nil, err
 	}
-	if !sameLock(r.in.identity(), j.Database) { // --database: under another name, or moved
-		unlock, err := a.lockDatabase(r.in.identity())
-		if err != nil {
-			return nil, err
-		}
-		defer unlock()
+	unlockMoved, err := a.lockMoved(ctx, r.in, j)
+	if err != nil {
+		return nil, err
 	}
+	defer unlockMoved()
 	doc = rotationDoc(j)
-	if command == "rotate rollback" {
+	if command == rollback {
 		doc.Warnings = append(doc.Warnings, j.BackWarnings()...)
 	}
 	if err := o.Confirm(doc); err != nil {
 		return nil, err
 	}
 	start := a.Now()
-	receipt, end, err := a.begin(ctx, command, j.Instance, audit.FailClosed, map[string]any{"rotation": j.ID, "state": string(j.State)})
-	if err != nil {
-		return nil, err
-	}
-	counts := map[string]int64{}
-	defer func() { err = end(err, counts) }()
 	if r.others, err = a.retiredKeys(ctx, j.Instance, r.old.key, r.new.key); err != nil {
 		return nil, err
 	}
@@ -132,6 +131,18 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	}
 	doc.Seconds = a.since(start)
 	return doc, err
+}
+
+// lockMoved locks the database of a rotation by names that its journal does not have:
+// --database, under another address, or moved.
+func (a *App) lockMoved(ctx context.Context, in *instance, j *rotate.Journal) (unlock func(), err error) {
+	db := in.named()
+	if db.recognise(ctx) != nil && ctx.Err() != nil { // a server that does not answer may have to be started
+		return nil, ctx.Err()
+	}
+	known := lockedDatabases([]string{j.Database, j.SameDatabase})
+	names := slices.DeleteFunc(lockedDatabases([]string{db.at, db.same}), func(name string) bool { return slices.Contains(known, name) })
+	return a.lockDatabase(db.at, names...)
 }
 
 // finalise ends a rotation: keyring, fresh backup, list of archives that need the old

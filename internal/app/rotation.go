@@ -2,14 +2,12 @@ package app
 
 import (
 	"context"
-	"net/url"
+	"errors"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/n8keep/n8keep/internal/api"
-	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/rotate"
 	"github.com/n8keep/n8keep/internal/service"
@@ -26,17 +24,7 @@ func (in *instance) identity() string {
 }
 
 func postgresIdentity(dsn, schema, prefix string) string {
-	id, more := postgresLocation(dsn), url.Values{}
-	if schema != "" && schema != "public" {
-		more.Set("schema", schema)
-	}
-	if prefix != "" {
-		more.Set("prefix", prefix)
-	}
-	if len(more) > 0 {
-		id += "?" + more.Encode()
-	}
-	return id
+	return inSchema(postgresLocation(dsn), schema, prefix)
 }
 
 // realPath is the path without symbolic links, as far as it exists.
@@ -56,13 +44,20 @@ func realPath(path string) string {
 
 // notRotating is an error of kind Busy as long as a rotation of the database has not
 // ended: whatever else changes it would take its way back away, or be undone by it.
-func (a *App) notRotating(database string) error {
-	j, err := rotate.Unfinished(a.StateDir, database)
+func (a *App) notRotating(db *namedDatabase) error {
+	all, err := rotate.List(a.StateDir)
 	if err != nil {
 		return a.unreadable(err)
 	}
-	if j != nil {
-		return j.Busy()
+	for _, j := range slices.Backward(all) {
+		if j.State.Ended() || !db.is(j) {
+			continue
+		}
+		err := j.Busy()
+		if p := (*problem.Error)(nil); errors.As(err, &p) && lockedDatabase(j.Database) != lockedDatabase(db.at) {
+			p.WithHint("it was begun as %s, which is the same one, or a copy of its whole server or disk; give such a copy a state folder of its own with --state-dir", j.Database)
+		}
+		return err
 	}
 	return nil
 }
@@ -73,25 +68,6 @@ func (a *App) unreadable(err error) error {
 	return p.WithHint("%s", problem.HintOf(err)).
 		WithHint("if it is the journal of another database, or nothing of it is needed, move its folder out of %q", filepath.Join(a.StateDir, "rotations"))
 }
-
-// notRotatingServer is notRotating for all that is in a database of a server: a
-// restore exchanges the whole of it.
-func (a *App) notRotatingServer(dsn string) error {
-	all, err := rotate.List(a.StateDir)
-	if err != nil {
-		return a.unreadable(err)
-	}
-	at := postgresLocation(dsn)
-	for _, j := range slices.Backward(all) {
-		if location, _, _ := strings.Cut(j.Database, "?"); location == at && !j.State.Ended() {
-			return j.Busy()
-		}
-	}
-	return nil
-}
-
-// restoreTarget is the identity of what a restore would replace.
-func (a *App) restoreTarget(to string) string { return realPath(n8nhome.DatabasePath(to, a.Env)) }
 
 // reopening is what a rotation's journal keeps, so that it can be gone on with by its
 // id alone. It holds addresses without passwords, and references.

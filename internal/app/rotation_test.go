@@ -137,13 +137,13 @@ func TestUnreadableJournal(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.notRotating("/x"); err != nil {
+	if err := a.notRotating(namedFile("/x")); err != nil {
 		t.Errorf("a rotation that was killed before it had a journal: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "journal.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, err := range []error{a.notRotating("/x"), a.notRotatingServer((&url.URL{Scheme: "postgres", Host: "h", Path: "/d"}).String())} {
+	for _, err := range []error{a.notRotating(namedFile("/x")), a.notRotating(namedServer((&url.URL{Scheme: "postgres", Host: "h", Path: "/d"}).String()))} {
 		if problem.KindOf(err) != problem.Damaged || !strings.Contains(err.Error(), "whether a rotation of this database is under way is not known") ||
 			!strings.Contains(problem.HintOf(err), "move its folder out of") {
 			t.Errorf("%v / %s", err, problem.HintOf(err))
