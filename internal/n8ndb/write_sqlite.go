@@ -71,7 +71,7 @@ func writeBegin() []string {
 		"PRAGMA wal_autocheckpoint = 0",
 		"PRAGMA trusted_schema = OFF",
 		"PRAGMA temp_store = MEMORY",
-		"PRAGMA cache_size = -16000",
+		"PRAGMA cache_size = -12000",
 		"BEGIN EXCLUSIVE",
 	}
 }
