@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -18,32 +17,27 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
-const helperEnv = "N8KEEP_AUDIT_TEST_APPEND"
+func TestMain(m *testing.M) { os.Exit(failtest.Main(m.Run, recording.do)) }
 
-// The test binary doubles as a process that records: DIR or DIR,N.
-func TestMain(m *testing.M) {
-	arg, ok := os.LookupEnv(helperEnv)
-	if !ok {
-		os.Exit(m.Run())
-	}
-	dir, times, _ := strings.Cut(arg, ",")
-	n := 1
-	fmt.Sscan(times, &n)
-	l, err := Open(Config{Dir: dir})
-	for i := 0; err == nil && i < n; i++ {
+// recording is what another process records.
+type recording struct {
+	Dir   string
+	Times int
+}
+
+func (j recording) do() error {
+	l, err := Open(Config{Dir: j.Dir})
+	for i := 0; err == nil && i < j.Times; i++ {
 		var r Receipt
 		if r, err = l.Begin(context.Background(), "os:test", Event{Command: "census"}, FailClosed); err == nil {
 			err = l.End(r, nil, map[string]int64{"n": int64(i)})
 		}
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	return err
 }
 
 func noEnv(string) (string, bool) { return "", false }
@@ -209,8 +203,7 @@ func TestTwoProcessesAppendAtOnce(t *testing.T) {
 	const processes, times = 3, 20
 	var running []*exec.Cmd
 	for range processes {
-		c := exec.Command(os.Args[0])
-		c.Env = append(os.Environ(), fmt.Sprintf("%s=%s,%d", helperEnv, dir, times))
+		c := failtest.Command(t, recording{dir, times})
 		c.Stderr = os.Stderr
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
@@ -341,10 +334,6 @@ func checkAside(t *testing.T, l *Log, part []byte) {
 // TestKilled kills a recording process at every point of an append, with and
 // without a cut-off line before it, and lets the next one go on.
 func TestKilled(t *testing.T) {
-	bin := filepath.Join(t.TempDir(), "audit.test")
-	if out, err := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("building with failpoints: %v\n%s", err, out)
-	}
 	l := open(t, t.TempDir())
 	begin(t, l)
 	one := read(t, l.Path())
@@ -359,12 +348,7 @@ func TestKilled(t *testing.T) {
 			if err := os.WriteFile(l.Path(), start, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			c := exec.Command(bin)
-			c.Env = append(os.Environ(), helperEnv+"="+filepath.Dir(l.Path()), fmt.Sprintf("N8KEEP_FAILPOINT=kill:%d", points+1))
-			killed := c.Run() != nil
-			if killed && c.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-				t.Fatalf("%s: %v", name, c.ProcessState)
-			}
+			killed := failtest.Kill(t, recording{filepath.Dir(l.Path()), 1}, points+1)
 			before := read(t, l.Path())
 			begin(t, l)
 			if _, err := Verify(l.Path()); err != nil {

@@ -2,5 +2,8 @@
 
 package failpoint
 
+// Enabled says whether this is a build in which [Hit] does something.
+const Enabled = false
+
 // Hit marks a point; it does nothing in this build.
 func Hit(string) {}

@@ -11,6 +11,9 @@ import (
 	"syscall"
 )
 
+// Enabled says whether this is a build in which [Hit] does something.
+const Enabled = true
+
 var passed atomic.Int64
 
 // Hit marks a point; see the package documentation.

@@ -2,30 +2,18 @@ package keyring
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
-// TestMain lets the test binary be the process that is killed.
-func TestMain(m *testing.M) {
-	dir := os.Getenv("KEYRING_TEST_STATE")
-	if dir == "" {
-		os.Exit(m.Run())
-	}
-	if err := secondRotation(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
+func TestMain(m *testing.M) { os.Exit(failtest.Main(m.Run, secondRotation)) }
 
+// secondRotation is what the process does that is killed.
 func secondRotation(dir string) error {
 	key := func(letter string) Key {
 		k, _ := n8ncrypt.NewInstanceKey("keyring-test-key-" + letter + "-ü")
@@ -38,42 +26,24 @@ func secondRotation(dir string) error {
 // TestKilledAnywhere kills a finalise at each point. The keyring is the old one or
 // the new one, and the repeated finalise ends with the new one.
 func TestKilledAnywhere(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "killed.test")
-	if out, err := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
 	a, b, c := named(t, "a"), named(t, "b"), named(t, "c")
-	run := func(mode string) (*Ring, error) {
+	first := func() (*Ring, string) {
 		dir := t.TempDir()
 		r := quick(New(Config{StateDir: dir}))
 		activate(t, r, "prod", a, b)
-		cmd := exec.Command(binary)
-		cmd.Env = append(os.Environ(), "KEYRING_TEST_STATE="+dir, "N8KEEP_FAILPOINT="+mode)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%w: %s", err, out)
-		}
-		return r, err
+		return r, dir
 	}
-	list := filepath.Join(t.TempDir(), "points")
-	if _, err := run("list:" + list); err != nil {
-		t.Fatal(err)
-	}
-	points, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, dir := first()
+	points := failtest.Points(t, dir)
 	for _, want := range []string{"keyring.locked", "keyring.sealed", "durable.created", "durable.synced", "durable.renamed", "durable.dir-synced", "keyring.written"} {
-		if !strings.Contains(string(points), want) {
+		if !slices.Contains(points, want) {
 			t.Errorf("point %q is never passed", want)
 		}
 	}
 	before, after := 0, 0
-	for i, point := range strings.Split(strings.TrimSpace(string(points)), "\n") {
-		r, err := run(fmt.Sprintf("kill:%d", i+1))
-		if err == nil || !strings.Contains(err.Error(), syscall.SIGKILL.String()) {
-			t.Fatalf("%s: not killed: %v", point, err)
-		}
+	for i, point := range points {
+		r, dir := first()
+		failtest.MustKill(t, dir, i+1)
 		e, ok, err := r.Instance("prod")
 		if err != nil || !ok {
 			t.Fatalf("%s: %v", point, err)

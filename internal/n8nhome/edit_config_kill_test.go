@@ -1,19 +1,17 @@
 package n8nhome
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/secret"
+	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 // keyFileJob is what a process does that is killed.
@@ -25,56 +23,29 @@ type keyFileJob struct {
 	Before string
 }
 
-func (j keyFileJob) change(t testing.TB) KeyChange {
-	return KeyChange{Old: instanceKey(t, wasKey), New: instanceKey(t, j.New), Before: secret.NewBytes([]byte(j.Before))}
+func (j keyFileJob) change() KeyChange {
+	key := func(text string) n8ncrypt.InstanceKey {
+		k, err := n8ncrypt.NewInstanceKey(text)
+		if err != nil {
+			panic(err)
+		}
+		return k
+	}
+	return KeyChange{Old: key(wasKey), New: key(j.New), Before: secret.NewBytes([]byte(j.Before))}
 }
 
-const keyFileJobVariable = "N8NHOME_TEST_JOB"
-
-// TestKeyFileJob is the process that is killed.
-func TestKeyFileJob(t *testing.T) {
-	text := os.Getenv(keyFileJobVariable)
-	if text == "" {
-		return
-	}
-	var j keyFileJob
-	if err := json.Unmarshal([]byte(text), &j); err != nil {
-		t.Fatal(err)
-	}
-	var err error
+func (j keyFileJob) do() (err error) {
 	switch j.Do {
 	case "stage":
-		_, err = j.File.Stage(j.change(t))
+		_, err = j.File.Stage(j.change())
 	case "apply":
-		err = j.Staged.Apply(j.change(t))
+		err = j.Staged.Apply(j.change())
 	case "undo":
-		_, err = j.Staged.Undo(j.change(t))
+		_, err = j.Staged.Undo(j.change())
 	default:
-		t.Fatalf("what is %q?", j.Do)
+		err = fmt.Errorf("what is %q?", j.Do)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// killAt runs a job until its n-th point; it reports false when the job ended before.
-func (j keyFileJob) killAt(t *testing.T, binary string, n int) bool {
-	t.Helper()
-	b, err := json.Marshal(j)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(binary, "-test.run=^TestKeyFileJob$")
-	cmd.Env = append(os.Environ(), keyFileJobVariable+"="+string(b), fmt.Sprintf("N8KEEP_FAILPOINT=kill:%d", n))
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		return false
-	}
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("not killed but: %v\n%s", err, out)
-	}
-	return true
+	return err
 }
 
 // TestKeyFilesKilled kills Stage, Apply and Undo at every point, and then goes on, or
@@ -82,10 +53,6 @@ func (j keyFileJob) killAt(t *testing.T, binary string, n int) bool {
 // what it should, with nothing beside it.
 func TestKeyFilesKilled(t *testing.T) {
 	t.Parallel()
-	binary := filepath.Join(t.TempDir(), "failpoint.test")
-	if out, err := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("building with failpoints: %v\n%s", err, out)
-	}
 	for _, tt := range []struct {
 		name    string
 		form    KeyForm
@@ -111,7 +78,7 @@ func TestKeyFilesKilled(t *testing.T) {
 					return j
 				}
 				var err error
-				if j.Staged, err = j.File.Stage(j.change(t)); err != nil {
+				if j.Staged, err = j.File.Stage(j.change()); err != nil {
 					t.Fatal(err)
 				}
 				if tt.inPlace {
@@ -121,7 +88,7 @@ func TestKeyFilesKilled(t *testing.T) {
 					j.Staged.Staged, j.Staged.InPlace = "", "it is a mount point"
 				}
 				if do == "undo" {
-					if err := j.Staged.Apply(j.change(t)); err != nil {
+					if err := j.Staged.Apply(j.change()); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -141,7 +108,7 @@ func TestKeyFilesKilled(t *testing.T) {
 					n := 1
 					for ; ; n++ {
 						j := start(do)
-						if !j.killAt(t, binary, n) {
+						if !failtest.Kill(t, j, n) {
 							break
 						}
 						where := fmt.Sprintf("%s killed at point %d, then %s", do, n, then)
@@ -153,15 +120,15 @@ func TestKeyFilesKilled(t *testing.T) {
 						}
 						if do == "stage" {
 							// The journal does not know of it: it is made again.
-							if j.Staged, err = j.File.Stage(j.change(t)); err != nil {
+							if j.Staged, err = j.File.Stage(j.change()); err != nil {
 								t.Fatalf("%s: %v", where, err)
 							}
 						}
 						want := tt.before
 						if then == "apply" {
-							want, err = string(after), j.Staged.Apply(j.change(t))
+							want, err = string(after), j.Staged.Apply(j.change())
 						} else {
-							_, err = j.Staged.Undo(j.change(t))
+							_, err = j.Staged.Undo(j.change())
 						}
 						if err != nil {
 							t.Fatalf("%s: %v", where, err)

@@ -21,10 +21,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
+func TestMain(m *testing.M) {
+	os.Exit(failtest.Main(func() int { return pgtest.Main(m) }, keyFileJob.do))
+}
 
 // variables are n8n's for the database of dsn.
 func variables(t *testing.T, dsn string) map[string]string {
