@@ -78,19 +78,10 @@ this n8n could not read the result, 11 a rotation is not ended, 12 wrong key.`,
 func (c *commands) printReencryption(doc *api.Reencryption) {
 	c.warn(doc.Warnings)
 	c.term.KeyValues("instance", doc.Instance+" ("+n8nText(doc.N8NVersion)+")", "to", doc.To)
-	var rows [][]string
-	for _, p := range doc.Places {
-		if p.Values > 0 {
-			rows = append(rows, []string{p.Place, number(p.Values), number(p.Change), number(p.Unopened), keysText(p.ByKey)})
-		}
-	}
-	if len(rows) > 0 {
-		c.term.Line("")
-		c.term.Table([]string{"place!", "values>", "change>", "fail>", "keys"}, rows)
-	}
+	c.printPlaces(doc.Places)
 	c.printFailures(doc.Failures)
 	if doc.DryRun || len(doc.Refusals) > 0 {
-		rows = nil
+		var rows [][]string
 		for _, a := range doc.Allowed {
 			here := ""
 			if a.Here {

@@ -28,16 +28,7 @@ func (c *commands) printRotationPlan(p *api.RotationPlan) {
 		"n8n", p.Service,
 		"on the disk", HumanBytes(p.JournalBytes)+" for the way back",
 	)
-	var rows [][]string
-	for _, pl := range p.Places {
-		if pl.Values > 0 {
-			rows = append(rows, []string{pl.Place, number(pl.Values), number(pl.Change), number(pl.Unopened), keysText(pl.ByKey)})
-		}
-	}
-	if len(rows) > 0 {
-		c.term.Line("")
-		c.term.Table([]string{"place!", "values>", "change>", "fail>", "keys"}, rows)
-	}
+	c.printPlaces(p.Places)
 	c.printUnlisted(p.Unlisted)
 	c.printFailures(p.Failures)
 	if len(p.Derived) > 0 {
@@ -80,6 +71,20 @@ func (c *commands) printRotationPlan(p *api.RotationPlan) {
 		c.term.Line(fmt.Sprintf("would encrypt %d of %s anew; nothing was changed", p.Change, Plural(p.Values, "value")))
 	default:
 		c.term.Line(fmt.Sprintf("%d of %s get new bytes", p.Change, Plural(p.Values, "value")))
+	}
+}
+
+// printPlaces shows the places that hold values, and how many of these a command changes.
+func (c *commands) printPlaces(places []api.RotationPlace) {
+	var rows [][]string
+	for _, p := range places {
+		if p.Values > 0 {
+			rows = append(rows, []string{p.Place, number(p.Values), number(p.Change), number(p.Unopened), keysText(p.ByKey)})
+		}
+	}
+	if len(rows) > 0 {
+		c.term.Line("")
+		c.term.Table([]string{"place!", "values>", "change>", "fail>", "keys"}, rows)
 	}
 }
 

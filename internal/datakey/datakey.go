@@ -127,11 +127,7 @@ func list(ctx context.Context, cfg Config, everything bool) (*Listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := cfg.DB.Keyset(ctx, cfg.Receipt, cfg.Key)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := cfg.DB.DataKeys(ctx, cfg.Receipt, keys)
+	keys, rows, err := cfg.DB.OpenKeys(ctx, cfg.Receipt, cfg.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -222,11 +218,7 @@ func PlanRotation(ctx context.Context, cfg Config) (*Rotated, error) {
 		return nil, problem.New(problem.CheckFailed, "n8n %s has no data keys: they came with 2.18", cmp.Or(version.N8N, "of this database")).
 			WithHint("upgrade n8n to 2.39 or later")
 	}
-	keys, err := cfg.DB.Keyset(ctx, cfg.Receipt, cfg.Key)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := cfg.DB.DataKeys(ctx, cfg.Receipt, keys)
+	_, rows, err := cfg.DB.OpenKeys(ctx, cfg.Receipt, cfg.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -289,11 +281,7 @@ func Rotate(ctx context.Context, cfg Config) (*Rotated, error) {
 // verifyRotation looks whether what n8n says it made is in this database: the address
 // may be another n8n's.
 func verifyRotation(ctx context.Context, cfg Config, id string) error {
-	keys, err := cfg.DB.Keyset(ctx, cfg.Receipt, cfg.Key)
-	if err != nil {
-		return err
-	}
-	rows, err := cfg.DB.DataKeys(ctx, cfg.Receipt, keys)
+	_, rows, err := cfg.DB.OpenKeys(ctx, cfg.Receipt, cfg.Key)
 	if err != nil {
 		return err
 	}

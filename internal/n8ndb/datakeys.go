@@ -57,6 +57,16 @@ func (db *DB) DataKeys(ctx context.Context, r audit.Receipt, k *Keyset) (list []
 	return list, err
 }
 
+// OpenKeys is the key set of an instance key and the rows of DataKeys.
+func (db *DB) OpenKeys(ctx context.Context, r audit.Receipt, key n8ncrypt.InstanceKey) (*Keyset, []DataKeyRow, error) {
+	k, err := db.Keyset(ctx, r, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, err := db.DataKeys(ctx, r, k)
+	return k, rows, err
+}
+
 func (v *view) dataKeys(ctx context.Context, open func(DataKeyRow, string) (DataKeyRow, error)) (list []DataKeyRow, err error) {
 	t := v.db.table(keysTable)
 	for _, name := range []string{"id", "type", "value", "algorithm", "status"} {
@@ -155,11 +165,8 @@ func (s *Swapper) AddDataKey(ctx context.Context, r audit.Receipt, key n8ncrypt.
 // howToWrap opens the keys that are there, and says how a new one is stored beside them.
 func (x *swapTx) howToWrap(ctx context.Context, r audit.Receipt, key n8ncrypt.InstanceKey) (k *Keyset, like string, err error) {
 	err = x.inside(func(db *DB) error {
-		if k, err = db.Keyset(ctx, r, key); err != nil {
-			return err
-		}
-		rows, err := db.DataKeys(ctx, r, k)
-		if err != nil {
+		var rows []DataKeyRow
+		if k, rows, err = db.OpenKeys(ctx, r, key); err != nil {
 			return err
 		}
 		version, err := db.Version(ctx)

@@ -289,7 +289,7 @@ func (s *Swapper) inWrite(ctx context.Context, do func(*swapTx) error) error {
 		if s.engine != SQLite || !sqliteBusy(err) || ctx.Err() != nil || time.Now().After(until) {
 			return s.explainWrite(ctx, err)
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := Pause(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -326,8 +326,8 @@ func rollback(tx *sql.Tx) error {
 	return nil
 }
 
-// pause waits, or ends early with ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
+// Pause waits, or ends early with ctx's error.
+func Pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}

@@ -194,7 +194,7 @@ func (w *Writer) refuseSessions(ctx context.Context, assumeStopped bool) error {
 		if !ours {
 			break
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := Pause(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
 	}

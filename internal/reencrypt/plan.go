@@ -26,11 +26,7 @@ func MakePlan(ctx context.Context, cfg Config) (*Plan, error) {
 	if err := p.look(ctx, &cfg); err != nil {
 		return nil, err
 	}
-	keys, err := cfg.DB.Keyset(ctx, cfg.Receipt, cfg.Key)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := cfg.DB.DataKeys(ctx, cfg.Receipt, keys)
+	keys, rows, err := cfg.DB.OpenKeys(ctx, cfg.Receipt, cfg.Key)
 	if err != nil {
 		return nil, err
 	}

@@ -194,11 +194,7 @@ func (r *run) still(ctx context.Context) (State, error) {
 // keys reads the keys anew: n8n may have made another data key since, and made it
 // active.
 func (r *run) keys(ctx context.Context) (*n8ndb.Keyset, error) {
-	keys, err := r.cfg.DB.Keyset(ctx, r.cfg.Receipt, r.cfg.Key)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := r.cfg.DB.DataKeys(ctx, r.cfg.Receipt, keys)
+	keys, rows, err := r.cfg.DB.OpenKeys(ctx, r.cfg.Receipt, r.cfg.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -263,14 +259,7 @@ func (r *run) wait(ctx context.Context, rows int, took time.Duration) error {
 	if rate := r.cfg.RowsPerSecond; rate > 0 {
 		pause = max(pause, time.Duration(rows)*time.Second/time.Duration(rate)-took)
 	}
-	t := time.NewTimer(pause)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
+	return n8ndb.Pause(ctx, pause)
 }
 
 // newDigest makes a keyed digest that nobody can repeat after the run.
