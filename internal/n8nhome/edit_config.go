@@ -57,6 +57,9 @@ func (f KeyFile) Path() string {
 // Changeable says why the user that runs n8keep cannot change the file; nil if it can.
 func (f KeyFile) Changeable() error {
 	s := StagedFile{Form: f.Form, Path: f.Path()}
+	if err := s.mutable(); err != nil {
+		return err
+	}
 	if s.InPlace = inPlace(s.Path); s.InPlace == "" {
 		return nil
 	}

@@ -16,6 +16,15 @@ func mountPoint(path string) bool {
 	return err == nil && st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
+// immutable reports whether a file can be neither written nor replaced, by whomever
+// (chattr +i, chattr +a). A file system that has no such thing does not say.
+func immutable(path string) bool {
+	const kinds = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
+	return err == nil && st.Attributes_mask&st.Attributes&kinds != 0
+}
+
 // copyAttributes gives a file the extended attributes of another: access lists,
 // security labels. By descriptor: a path in n8n's folder may have become a link meanwhile.
 func copyAttributes(from, to *os.File) error {

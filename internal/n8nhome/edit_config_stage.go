@@ -126,6 +126,9 @@ func stagedName(path string) string {
 // stage puts content beside the file, or sets InPlace.
 func (s *StagedFile) stage(content []byte) error {
 	s.Staged, s.InPlace = "", ""
+	if err := s.mutable(); err != nil {
+		return err
+	}
 	if s.InPlace = inPlace(s.Path); s.InPlace != "" {
 		return s.writable()
 	}
@@ -153,6 +156,60 @@ func (s *StagedFile) stage(content []byte) error {
 func (s *StagedFile) replaced(err error) error {
 	return problem.Wrap(problem.Unexpected, cause(err), "%s was not changed", s.file()).
 		WithHint("look who writes to its folder; put the file back with what was in it, and try again")
+}
+
+// mutable refuses a file that not even root can write or replace.
+func (s *StagedFile) mutable() error {
+	if !immutable(s.Path) {
+		return nil
+	}
+	return problem.New(problem.Usage, "%s cannot be changed: it is immutable", s.file()).
+		WithHint("allow it with \"chattr -ia %s\", and try again", s.Path)
+}
+
+// Changeable finds out, without changing anything, whether Apply or Undo will be able to
+// change the file: it holds one of the two keys, and a new file can be made beside it, or
+// it can be written in place. A third key is WrongKey; what the user cannot change is
+// Usage.
+func (s StagedFile) Changeable(c KeyChange) error {
+	state, _, info, err := s.state(c)
+	if err != nil {
+		return err
+	}
+	if state == Missing {
+		if s.tryBeside() != nil {
+			return problem.New(problem.Usage, "%s has been removed, and nothing can be written to its folder", s.file()).
+				WithHint("run as the user that owns the folder, or as root")
+		}
+		return nil
+	}
+	s.saw(info)
+	if err := s.mutable(); err != nil {
+		return err
+	}
+	if s.InPlace = inPlace(s.Path); s.InPlace == "" && state != Torn {
+		err := s.tryBeside()
+		if err == nil {
+			return nil
+		}
+		s.InPlace = "nothing can be written to its folder"
+	}
+	return s.writable()
+}
+
+// tryBeside makes an empty file where the new content is staged, and removes it.
+func (s *StagedFile) tryBeside() error {
+	name := stagedName(s.Path)
+	failpoint.Hit("keyfile.try")
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("keyfile.tried")
+	return errors.Join(f.Close(), os.Remove(name))
 }
 
 // inPlace says why a file cannot be replaced by a rename; "" if it can.

@@ -30,6 +30,14 @@ type engine struct {
 	// elsewhere is where the database is that was opened, when it is not where the
 	// rotation's was.
 	elsewhere string
+	// unspent: it is known of the database, not from the journal, that nothing was
+	// committed.
+	unspent bool
+	// distrust: the journal does not say what is, so that nothing it says is repeated.
+	distrust bool
+	// anyway: steps go on where the journal cannot be written.
+	anyway  bool
+	exposed *Exposure
 }
 
 func newEngine(cfg Config) (*engine, error) {
@@ -47,6 +55,9 @@ func newEngine(cfg Config) (*engine, error) {
 	}
 	if cfg.Progress == nil {
 		cfg.Progress = func(StepName, string, int64) {}
+	}
+	if cfg.Wait == nil {
+		cfg.Wait = wait
 	}
 	return &engine{cfg: cfg}, nil
 }
@@ -142,7 +153,7 @@ func (e *engine) create(ctx context.Context) error {
 		}
 		cfg.Storage = abs
 	}
-	anchors, err := e.identifyFirst(ctx)
+	first, err := e.lookFirst(ctx)
 	if err != nil {
 		return err
 	}
@@ -193,13 +204,17 @@ func (e *engine) create(ctx context.Context) error {
 		State: Preparing, Started: cfg.Now().UTC(), Storage: cfg.Storage, Choices: cfg.Choices, Wrapped: wrapped,
 		Old: record(cfg.Old), New: record(cfg.New), dir: dir,
 	}
-	identity := e.key.identify(anchors)
-	e.j.Identity = &identity
+	identity := e.key.identify(first.anchors)
+	e.j.Identity, e.j.FoundNew = &identity, first.new
 	for _, f := range cfg.Files {
 		e.j.Files = append(e.j.Files, n8nhome.StagedFile{Form: f.Form, Path: f.Path()})
 	}
 	if cfg.Service != nil {
 		e.j.Service = cfg.Service.String()
+	}
+	if err := e.keepPlan(); err != nil {
+		e.unlock()
+		return err
 	}
 	if err := errors.Join(e.needStorage(), e.j.save()); err != nil {
 		e.unlock()
@@ -230,15 +245,16 @@ func removeStillborn(all string) error {
 	return nil
 }
 
-// removeEmpty removes a folder in which nothing is but a lock and what was being
-// written. One that has more has lost its journal, and is left to people.
+// removeEmpty removes a folder in which nothing is but a lock, what was being written,
+// and what is written before the journal. One that has more has lost its journal, and
+// is left to people.
 func removeEmpty(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, f := range entries {
-		if f.Name() != lockName && !strings.HasPrefix(f.Name(), durable.TempPrefix) {
+		if f.Name() != lockName && f.Name() != exposureName && !strings.HasPrefix(f.Name(), durable.TempPrefix) {
 			return problem.New(problem.Damaged, "the folder %q has %q and no journal", dir, f.Name()).
 				WithHint("put its %s back, from a backup of the state folder, or move the folder away if the rotation is of no use any more", journalName)
 		}
@@ -325,6 +341,7 @@ func (e *engine) unwrap() error {
 			WithHint("nothing was touched; the keys were in %s", e.keyPaths()).
 			WithHint("give them with --key-file OLD and --new-key-file NEW")
 	}
+	e.readExposure()
 	return e.sweepFolder() // a killed process may have been writing the journal
 }
 
@@ -399,7 +416,7 @@ func (e *engine) step(ctx context.Context, name StepName, fn func() (result, det
 	e.cfg.Progress(name, "", 0)
 	e.cfg.Logger.Info("rotation step begins", "rotation", e.j.ID, "step", string(name))
 	e.j.Steps = append(e.j.Steps, Step{Name: name, Begun: e.cfg.Now().UTC()})
-	if err := e.save(); err != nil {
+	if err := e.save(); err != nil && !e.anyway {
 		e.j.Steps = e.j.Steps[:len(e.j.Steps)-1]
 		return err
 	}
@@ -417,7 +434,10 @@ func (e *engine) step(ctx context.Context, name StepName, fn func() (result, det
 		}
 		return err
 	}
-	return e.save()
+	if err := e.save(); err != nil && !e.anyway {
+		return err
+	}
+	return nil
 }
 
 func (e *engine) warn(format string, args ...any) {
@@ -430,7 +450,7 @@ func (e *engine) warn(format string, args ...any) {
 // result puts together what a command returns. An error gets what the state is and
 // which commands go on from there.
 func (e *engine) result(err error) (*Result, error) {
-	r := &Result{Journal: e.j, Warnings: e.warnings, Do: e.todo, Next: e.j.Next()}
+	r := &Result{Journal: e.j, Warnings: e.warnings, Do: e.todo, Next: e.j.Next(), Exposure: e.exposed}
 	if err == nil {
 		if e.j.LeftTotal > 0 && e.j.State == Verified {
 			return r, problem.New(problem.Partial, "%d values open under no key and were left as they are", e.j.LeftTotal).
@@ -441,6 +461,10 @@ func (e *engine) result(err error) (*Result, error) {
 	p := &problem.Error{Kind: problem.KindOf(err), Op: fmt.Sprintf("rotation %q", e.j.ID), Msg: err.Error(), Hint: problem.HintOf(err), Err: err}
 	if errors.Is(err, context.Canceled) {
 		p.Kind, p.Msg = problem.Interrupted, "interrupted"
+	}
+	if e.distrust {
+		r.Next = nil
+		return r, p
 	}
 	if !strings.Contains(p.Hint, "nothing was touched") {
 		p = p.WithHint("%s", e.j.Situation())
@@ -457,17 +481,23 @@ func (e *engine) forward(ctx context.Context) error {
 	if err := e.needKeys(!applied, true); err != nil {
 		return err
 	}
+	if e.j.State == Preparing || e.j.State == Applying {
+		if err := e.nothingCommitted(ctx); err != nil {
+			return err
+		}
+	}
 	if e.j.State == Preparing {
 		if err := e.prepare(ctx); err != nil {
 			return err
 		}
 	}
 	if !applied {
-		if err := e.stop(ctx, StepStop); err != nil {
-			return err
+		err := e.stop(ctx, StepStop)
+		if err == nil {
+			err = e.step(ctx, StepApply, func() (string, string, error) { return e.apply(ctx) })
 		}
-		if err := e.step(ctx, StepApply, func() (string, string, error) { return e.apply(ctx) }); err != nil {
-			return err
+		if err != nil {
+			return e.giveUp(ctx, err)
 		}
 	}
 	if err := e.start(ctx, StepStart); err != nil {
@@ -483,7 +513,12 @@ func (e *engine) forward(ctx context.Context) error {
 // with, so that the rotation ends, unless it was interrupted.
 func (e *engine) prepare(ctx context.Context) error {
 	err := e.prepareSteps(ctx)
-	if err == nil || e.j.Step(StepStop) != nil || ctx.Err() != nil || errors.Is(err, context.Canceled) {
+	switch {
+	case err == nil:
+		return nil
+	case e.j.Step(StepStop) != nil:
+		return e.giveUp(ctx, err)
+	case ctx.Err() != nil || errors.Is(err, context.Canceled):
 		return err
 	}
 	if e.discard() != nil || e.endBack(Abandoned) != nil {

@@ -57,14 +57,26 @@ func (a Identity) same(b Identity) bool {
 	return true
 }
 
-// identifyFirst reads what the live database is known by, before there is a journal.
-func (e *engine) identifyFirst(ctx context.Context) (n8ndb.Anchors, error) {
+// firstLook is what has to be known of the live database before there is a journal.
+type firstLook struct {
+	anchors n8ndb.Anchors
+	new     int64 // values under the new key
+}
+
+func (e *engine) lookFirst(ctx context.Context) (first firstLook, err error) {
 	db, err := e.cfg.Read(ctx)
 	if err != nil {
-		return n8ndb.Anchors{}, err
+		return first, err
 	}
-	anchors, err := db.Anchors(ctx)
-	return anchors, errors.Join(err, db.Close())
+	first.anchors, err = db.Anchors(ctx)
+	if p := e.cfg.Plan; p != nil {
+		first.new = p.Already
+	} else if err == nil {
+		var t tally
+		t, err = e.count(ctx, db, e.cfg.Choices.Executions)
+		first.new = t.new
+	}
+	return first, errors.Join(err, db.Close())
 }
 
 // recognise refuses a database that is not the rotation's.

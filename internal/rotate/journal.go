@@ -136,6 +136,8 @@ type Undone struct {
 	Changed   int64 `json:"changed"`   // columns and files that n8n has changed since
 	Gone      int64 `json:"gone"`      // rows and files that were deleted since
 	Closed    int64 `json:"closed"`    // values of all executions and places that open under no key
+	// NoActiveKey: n8n has no active data key any more.
+	NoActiveKey bool `json:"no_active_data_key,omitempty"`
 	// Under are columns with values under the new key that n8keep does not know, "table.column".
 	Under []string `json:"under_new_key,omitempty"`
 }
@@ -195,8 +197,15 @@ type Journal struct {
 	NewDataKey   string                       `json:"new_data_key,omitempty"` // id, with after_leak
 	OldDataKey   string                       `json:"old_data_key,omitempty"` // id of the one that was active before
 	ChangedSince []n8ndb.PlaceID              `json:"changed_since,omitempty"`
-	Unchecked    []string                     `json:"unchecked,omitempty"`
-	Undone       *Undone                      `json:"undone,omitempty"`
+	// FoundNew counts values that were under the new key before the rotation began.
+	FoundNew   int64       `json:"found_new,omitempty"`
+	LeftBehind *LeftBehind `json:"left_behind,omitempty"`
+	// Exposed counts the lines of the checklist after a leak, in exposure.age.
+	Exposed int `json:"exposed,omitempty"`
+	// From is the state from which a rollback set out, as long as it has changed nothing.
+	From      State    `json:"rolled_back_from,omitempty"`
+	Unchecked []string `json:"unchecked,omitempty"`
+	Undone    *Undone  `json:"undone,omitempty"`
 
 	dir string
 }
@@ -447,26 +456,49 @@ func (j *Journal) Next() []string {
 	return nil
 }
 
-// stopped says whether n8n is stopped, as far as the steps tell: one that failed, or
-// was killed, leaves it open.
-func (j *Journal) stopped() string {
-	for _, s := range slices.Backward(j.Steps) {
-		stop := s.Name == StepStop || s.Name == StepRollbackStop
-		switch {
-		case !stop && s.Name != StepStart && s.Name != StepRollbackStart:
-		case s.Ended.IsZero() || s.Result == Failed:
-			return "n8n may be running or not"
-		case stop && s.Result == ByUser:
-			return "n8n was to be stopped by you"
-		case stop:
-			return "n8n is stopped"
-		case s.Result == ByUser:
-			return "n8n was to be started by you"
-		default:
-			return "n8n was started"
+// lastSwitch is the last step that stopped or started n8n, or tried to; nil when none did.
+func (j *Journal) lastSwitch() *Step {
+	for i := range slices.Backward(j.Steps) {
+		switch j.Steps[i].Name {
+		case StepStop, StepRollbackStop, StepStart, StepRollbackStart:
+			return &j.Steps[i]
 		}
 	}
-	return "n8n was not stopped"
+	return nil
+}
+
+func (s *Step) stops() bool { return s.Name == StepStop || s.Name == StepRollbackStop }
+
+// stoppedByUs: n8keep has stopped n8n, and nobody has started it since, as far as the
+// steps tell.
+func (j *Journal) stoppedByUs() bool {
+	s := j.lastSwitch()
+	return s != nil && s.stops() && s.Result == Done
+}
+
+// startedAgain: n8keep has started n8n on the way back.
+func (j *Journal) startedAgain() bool {
+	s := j.lastSwitch()
+	return s != nil && s.Name == StepRollbackStart && s.Result == Done
+}
+
+// stopped says what was done to n8n, as far as the steps tell: one that failed, or
+// was killed, leaves it open. What people do meanwhile is in no journal.
+func (j *Journal) stopped() string {
+	s := j.lastSwitch()
+	switch {
+	case s == nil:
+		return "n8n was not stopped"
+	case s.Ended.IsZero() || s.Result == Failed:
+		return "n8n may be running or not"
+	case s.stops() && s.Result == ByUser:
+		return "n8n was to be stopped by you"
+	case s.stops():
+		return "n8n was stopped by n8keep"
+	case s.Result == ByUser:
+		return "n8n was to be started by you"
+	}
+	return "n8n was started by n8keep"
 }
 
 // Situation says in words what the state is now.
@@ -482,6 +514,9 @@ func (j *Journal) Situation() string {
 	case Applied:
 		return "database and files have the new key, and n8n was not proved with it yet"
 	case Verified:
+		if j.startedAgain() {
+			return "the rollback has changed nothing: database and files have the new key, and n8n was started again with it"
+		}
 		return "database and files have the new key"
 	case RollingBack:
 		return "the rollback has changed nothing yet, " + stopped
@@ -495,6 +530,9 @@ func (j *Journal) Situation() string {
 		return "the new key stays"
 	case RolledBack:
 		return "database and files have the old key"
+	}
+	if j.startedAgain() {
+		return "nothing was changed; n8n runs again with the old key"
 	}
 	return "nothing was changed"
 }

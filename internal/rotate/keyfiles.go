@@ -81,19 +81,39 @@ func (e *engine) applyKeys() error {
 	return nil
 }
 
-// filesHoldNew fails when somebody has put another key into a key file since: n8n
-// would start with it and open nothing.
-func (e *engine) filesHoldNew() error {
+// otherKeyFile is the first key file that holds another key: n8n would start with it and
+// open nothing.
+func (e *engine) otherKeyFile(key n8ncrypt.InstanceKey) (path string, err error) {
 	for _, f := range e.j.Files {
-		key, err := keyIn(f)
+		has, err := keyIn(f)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // n8n makes it anew, with the key it is given elsewhere
 		case err != nil:
+			return "", err
+		case !has.Equal(key):
+			return f.Path, nil
+		}
+	}
+	return "", nil
+}
+
+// filesHoldNew fails when somebody has put another key into a key file since.
+func (e *engine) filesHoldNew() error {
+	path, err := e.otherKeyFile(e.cfg.New.Key)
+	if err != nil || path == "" {
+		return err
+	}
+	return problem.New(problem.CheckFailed, "%q does not hold the new key any more: somebody has changed it since the rotation", path).
+		WithHint("put the new key there, for n8n opens nothing with another one, and see what wrote the file: a deployment tool would do it again")
+}
+
+// changeable finds out before anything is changed whether every key file can be given
+// the other key; before has what was in them.
+func (e *engine) changeable(before map[string][]byte) error {
+	for _, f := range e.j.Files {
+		if err := e.do("try-key", f.Path, func() error { return f.Changeable(e.change(before[f.Path])) }); err != nil {
 			return err
-		case !key.Equal(e.cfg.New.Key):
-			return problem.New(problem.CheckFailed, "%q does not hold the new key any more: somebody has changed it since the rotation", f.Path).
-				WithHint("put the new key there, for n8n opens nothing with another one, and see what wrote the file: a deployment tool would do it again")
 		}
 	}
 	return nil

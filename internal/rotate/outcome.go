@@ -20,7 +20,7 @@ type outcome struct {
 // data key that it has made counts as one.
 func (e *engine) outcome(ctx context.Context, w *n8ndb.Writer, scope n8ndb.ExecutionScope) (o outcome, err error) {
 	if err := e.proveRecords(rowsName, e.j.Attempt); err != nil {
-		return o, err
+		return o, e.withoutPreimages(err)
 	}
 	err = e.do("compare", "", func() (err error) {
 		o.Compared, err = w.Compare(ctx, e.changes())
@@ -50,7 +50,7 @@ func (e *engine) outcome(ctx context.Context, w *n8ndb.Writer, scope n8ndb.Execu
 
 // untouched: every column holds what it held before.
 func (o outcome) untouched(j *Journal) bool {
-	return o.Before > 0 && o.After+o.Other+o.Gone == 0 && o.count.new <= j.AlreadyNew
+	return o.Before > 0 && o.After+o.Other+o.Gone == 0 && o.count.new <= max(j.AlreadyNew, j.FoundNew)
 }
 
 // through: every column holds what was written. Where nothing was, the files decide.

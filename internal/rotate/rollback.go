@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
@@ -35,14 +36,23 @@ func (e *engine) backward(ctx context.Context) error {
 			return err
 		}
 		if untouched {
+			e.unspent = true
 			if err := e.to(Applying); err != nil {
 				return err
 			}
 			return e.abandon(ctx)
 		}
 	}
-	// What cannot be read to its end is found out before anything is stopped or written.
+	// What cannot be read to its end, or cannot be changed, is found out before anything
+	// is stopped or written.
 	if err := errors.Join(e.proveRecords(rowsName, e.j.Attempt), e.proveRecords(filesName, e.j.Attempt)); err != nil {
+		return e.withoutPreimages(err)
+	}
+	before, err := e.keyContents()
+	if err == nil {
+		err = e.changeable(before)
+	}
+	if err != nil {
 		return err
 	}
 	if e.cfg.Service == nil && (e.j.State == Verified || e.j.State == Applied) {
@@ -56,17 +66,42 @@ func (e *engine) backward(ctx context.Context) error {
 		}
 	}
 	if e.j.State != RollbackCommitting {
+		if e.j.State == Verified || e.j.State == Applied {
+			e.j.From = e.j.State
+		}
 		if err := e.to(RollingBack); err != nil {
 			return err
 		}
 	}
-	if err := e.stop(ctx, StepRollbackStop); err != nil {
-		return err
+	err = e.stop(ctx, StepRollbackStop)
+	if err == nil {
+		err = e.step(ctx, StepRollbackApply, func() (string, string, error) { return e.undo(ctx) })
 	}
-	if err := e.step(ctx, StepRollbackApply, func() (string, string, error) { return e.undo(ctx) }); err != nil {
-		return err
+	if err != nil {
+		return e.stay(ctx, err)
 	}
 	return e.comeBack(ctx)
+}
+
+// withoutPreimages adds to an error about pre-images that cannot be read what can be
+// done without them.
+func (e *engine) withoutPreimages(err error) error {
+	if problem.KindOf(err) != problem.Damaged {
+		return err
+	}
+	p := &problem.Error{Kind: problem.Damaged, Msg: err.Error(), Hint: problem.HintOf(err), Err: err}
+	switch e.j.State {
+	case Verified:
+		p = p.WithHint(`without it there is no rollback: stay with the new key, with "n8keep rotate finalise %s"`, e.j.ID)
+	case Applied:
+		p = p.WithHint(`without it there is no rollback: stay with the new key, with "n8keep rotate resume %s" and "n8keep rotate finalise %s"`, e.j.ID, e.j.ID)
+	default:
+		p = p.WithHint("without it n8keep cannot tell how far the rotation came: put it back from a copy of %q", e.j.dir)
+	}
+	if b := e.j.Backup; b != nil {
+		p = p.WithHint("what was there before the rotation is in backup %q in %s, which opens with the old key %s; a restore of it loses what n8n has written since, and is refused until the rotation has ended", b.ID, b.Target, e.j.Old.Fingerprint)
+	}
+	return p
 }
 
 // abandon ends a rotation whose transaction never committed.
@@ -74,6 +109,9 @@ func (e *engine) abandon(ctx context.Context) error {
 	end := Abandoned
 	if e.j.State == Applying {
 		end = RolledBack
+	}
+	if err := e.nothingCommitted(ctx); err != nil {
+		return err
 	}
 	if err := errors.Join(e.discard(), e.sweepFolder()); err != nil {
 		return err
@@ -125,6 +163,9 @@ func (j *Journal) BackWarnings() []string {
 			text += " and the data key"
 		}
 		list = append(list, fmt.Sprintf(text+" of before: whoever has them reads the database, and can sign in as anybody; rotate again as soon as you can", j.Old.Fingerprint))
+	}
+	if j.Undone != nil && j.Undone.NoActiveKey {
+		list = append(list, `no data key is active any more: the one that the rotation had made was deleted, and with its key rotation on n8n needs one; see "n8keep data-key list", and make one with "n8keep data-key rotate" once the rollback is through`)
 	}
 	if j.Undone != nil && len(j.Undone.Under) > 0 {
 		list = append(list, fmt.Sprintf("values in %s are under the new key %s and stay so, because n8keep does not know what they are: keep that key", strings.Join(j.Undone.Under, ", "), j.New.Fingerprint))
@@ -219,6 +260,9 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 		if err := w.ReactivateDataKey(ctx, j.NewDataKey, strings.Fields(j.OldDataKey)); err != nil {
 			return err
 		}
+		if err := e.activeKey(ctx, w); err != nil {
+			return err
+		}
 	}
 	keys, err := w.KeysetOf(ctx, cfg.Receipt, cfg.New.Key, e.others(cfg.Old.Key)...)
 	if err != nil {
@@ -261,8 +305,24 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 	if err := e.commitRecords(list); err != nil {
 		return err
 	}
-	_, err = e.keyContents()
-	return err
+	contents, err := e.keyContents()
+	if err != nil {
+		return err
+	}
+	return e.changeable(contents)
+}
+
+// activeKey notes that n8n has no data key to write with: the one that the rotation has
+// made was deleted since, so that ReactivateDataKey had nothing to take back.
+func (e *engine) activeKey(ctx context.Context, w *n8ndb.Writer) error {
+	rows, err := w.KeyRows(ctx)
+	if err != nil {
+		return err
+	}
+	e.j.Undone.NoActiveKey = e.j.OldDataKey != "" && !slices.ContainsFunc(rows, func(r n8ndb.KeyRow) bool {
+		return r.Type == "data_encryption" && r.Status == "active"
+	})
+	return nil
 }
 
 // undoBundles stages what the bundles become: what they were, where they are still

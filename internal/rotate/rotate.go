@@ -123,9 +123,14 @@ type Config struct {
 	Storage string
 	// Choices count in Run; later they are the journal's.
 	Choices Choices
+	// Plan is what the user has agreed to. The journal keeps of it what later commands say
+	// again. Run only; optional.
+	Plan *Plan
 
 	// Now is the clock. Optional; time.Now by default.
 	Now func() time.Time
+	// Wait is a pause, which ends with the context's error. Optional.
+	Wait func(context.Context, time.Duration) error
 	// Logger gets notes without secrets. Optional; nothing by default.
 	Logger *slog.Logger
 	// Progress is told each step as it begins, and rows as they pass; table is "" for
@@ -155,4 +160,7 @@ type Result struct {
 	Do []string
 	// Next are the commands that make sense now.
 	Next []string
+	// Exposure is the checklist after a leak, as long as there is a key that opens it: also
+	// of Finalise, which destroys it. nil when there is none.
+	Exposure *Exposure
 }
