@@ -156,8 +156,7 @@ func TestParseMode(t *testing.T) {
 func TestSources(t *testing.T) {
 	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
 		f := n8ndbtest.Load(t, name)
-		location := f.Copy(t)
-		n8ndbtest.Seed(t, f, location)
+		location, _ := f.CopySeeded(t)
 		got, supported, err := Database(f.Open(t, location)).Running(t.Context())
 		want := []Execution{{ID: "9001", WorkflowID: "labWorkflowCli01", Status: "new"}, {ID: "9002", WorkflowID: "labWorkflowCli01", Status: "running"}}
 		if diff := cmp.Diff(want, got); err != nil || !supported || diff != "" {

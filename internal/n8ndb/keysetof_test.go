@@ -18,11 +18,8 @@ func TestKeysetOf(t *testing.T) {
 	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres", "2.41.1-sqlite-keyrotation", "1.123.81-sqlite"} {
 		t.Run(name, func(t *testing.T) {
 			f := n8ndbtest.Load(t, name)
-			location := f.Copy(t)
-			cfg := n8ndb.CensusConfig{Executions: n8ndb.AllExecutions, Receipt: n8ndbtest.Receipt(t)}
-			if name == "2.41.1-sqlite" || name == "2.41.1-postgres" {
-				cfg.BundleDir = n8ndbtest.Seed(t, f, location).BundleDir
-			}
+			location, seeded := f.Prepare(t, name == "2.41.1-sqlite" || name == "2.41.1-postgres")
+			cfg := n8ndb.CensusConfig{Executions: n8ndb.AllExecutions, Receipt: n8ndbtest.Receipt(t), BundleDir: seeded.BundleDir}
 			db := f.Open(t, location)
 			want := n8ndbtest.Census(t, db, f.Key, cfg)
 			keys, err := db.KeysetOf(ctx, cfg.Receipt, n8ndbtest.Key(t, "a-key-that-comes-first"), n8ndb.OtherKey{Name: "older", Key: n8ndbtest.Key(t, "and-one-more-of-no-use")},

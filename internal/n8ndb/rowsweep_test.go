@@ -76,8 +76,7 @@ func planted(t *testing.T, f n8ndbtest.Fixture, dsn string) {
 // what reading the database tells.
 func TestRowSweeper(t *testing.T) {
 	f := n8ndbtest.Load(t, "2.41.1-postgres")
-	dsn := f.Copy(t)
-	n8ndbtest.Seed(t, f, dsn)
+	dsn, _ := f.CopySeeded(t)
 	planted(t, f, dsn)
 	db := f.Open(t, dsn)
 	id, _ := export(t, dsn)

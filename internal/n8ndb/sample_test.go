@@ -16,8 +16,7 @@ func TestSample(t *testing.T) {
 	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
 		t.Run(name, func(t *testing.T) {
 			f := n8ndbtest.Load(t, name)
-			location := f.Copy(t)
-			seeded := n8ndbtest.Seed(t, f, location)
+			location, seeded := f.CopySeeded(t)
 			f.Exec(t, location, `INSERT INTO settings (key, value, "loadOnStartup") VALUES ('features.ldap', 'no JSON', true) ON CONFLICT (key) DO UPDATE SET value = 'no JSON'`)
 			f.Exec(t, location, `INSERT INTO deployment_key (id, type, value, algorithm, status) VALUES ('seedVerbatim', 'data_encryption', 'another key, in clear', 'aes-256-cbc', 'inactive')`)
 			db := f.Open(t, location)

@@ -140,10 +140,9 @@ func TestScratch(t *testing.T) {
 		for _, seed := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, seed), func(t *testing.T) {
 				f := n8ndbtest.Load(t, name)
-				dsn := f.Copy(t)
-				bundles := ""
+				dsn, seeded := f.Prepare(t, seed)
+				bundles := seeded.BundleDir
 				if seed {
-					bundles = n8ndbtest.Seed(t, f, dsn).BundleDir
 					for _, stmt := range []string{
 						// Order by bytes, not by a language's rules; keys of every type.
 						`INSERT INTO credentials_entity (id, name, type, data) SELECT v, 'n', 't', data FROM (VALUES ('a'), ('B'), ('_'), ('ä'), ('é'), ('Z'), ('-x'), ('😀'), (E'tab\there\\n\nline'), ('')) AS x (v), (SELECT data FROM credentials_entity LIMIT 1) AS y`,
@@ -194,8 +193,7 @@ func TestScratchPrefix(t *testing.T) {
 // What is kept does not grow with the history.
 func TestScratchIsSmall(t *testing.T) {
 	f := n8ndbtest.Load(t, "2.41.1-postgres")
-	dsn := f.Copy(t)
-	n8ndbtest.Seed(t, f, dsn)
+	dsn, _ := f.CopySeeded(t)
 	f.Exec(t, dsn, `INSERT INTO execution_entity (id, "workflowId", finished, mode, status) SELECT 20000 + i, 'labWorkflowCli01', true, 'manual', 'success' FROM generate_series(1, 5000) AS i`)
 	f.Exec(t, dsn, `INSERT INTO execution_data ("executionId", "workflowData", data) SELECT 20000 + i, '{}',
 		CASE WHEN i % 10 = 0 THEN replace(d.data, '"HTTP"', '"' || repeat('x', 20000) || '"') ELSE '["' || repeat('y', 2000) || '"]' END FROM generate_series(1, 5000) AS i, execution_data AS d WHERE d."executionId" = 9003`)

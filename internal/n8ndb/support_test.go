@@ -38,8 +38,7 @@ func TestDependentsOfEveryKind(t *testing.T) {
 	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
 		t.Run(name, func(t *testing.T) {
 			f := n8ndbtest.Load(t, name)
-			location := f.Copy(t)
-			n8ndbtest.Seed(t, f, location)
+			location, _ := f.CopySeeded(t)
 			user := f.Values
 			if len(user) == 0 {
 				t.Fatal("the fixture has no MFA user")
@@ -112,11 +111,7 @@ func TestFinishedValues(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx := context.Background()
 			f := n8ndbtest.Load(t, name)
-			location := f.Copy(t)
-			seeded := n8ndbtest.Seeded{}
-			if strings.HasPrefix(name, "2.41") {
-				seeded = n8ndbtest.Seed(t, f, location)
-			}
+			location, seeded := f.Prepare(t, strings.HasPrefix(name, "2.41"))
 			db := f.Open(t, location)
 			got, err := db.FinishedValues(ctx, true, nil)
 			if err != nil {
@@ -160,10 +155,7 @@ func TestRewriteSize(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx := context.Background()
 			f := n8ndbtest.Load(t, name)
-			location := f.Copy(t)
-			if strings.HasPrefix(name, "2.41") {
-				n8ndbtest.Seed(t, f, location)
-			}
+			location, _ := f.Prepare(t, strings.HasPrefix(name, "2.41"))
 			db := f.Open(t, location)
 			waiting, err := db.RewriteSize(ctx, n8ndb.Unfinished, false)
 			if err != nil {

@@ -106,8 +106,7 @@ func TestPassLeavesTheRest(t *testing.T) {
 	for _, name := range swapEngines() {
 		t.Run(name, func(t *testing.T) {
 			f := n8ndbtest.Load(t, name)
-			location := f.Copy(t)
-			n8ndbtest.Seed(t, f, location)
+			location, _ := f.CopySeeded(t)
 			db := rawDB(t, f, location)
 			read := func(query string) (out []string) {
 				rows, err := db.Query(query)

@@ -235,10 +235,7 @@ func TestRewrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			base, seed := strings.CutSuffix(name, " seeded")
 			f := n8ndbtest.Load(t, base)
-			location := f.Copy(t)
-			if seed {
-				n8ndbtest.Seed(t, f, location)
-			}
+			location, _ := f.Prepare(t, seed)
 			ctx := context.Background()
 			fresh := n8ndbtest.Key(t, newKeyText)
 			cfg := n8ndb.CensusConfig{Executions: n8ndb.AllExecutions}
@@ -340,8 +337,7 @@ func both(t *testing.T, do func(t *testing.T, f n8ndbtest.Fixture, location stri
 	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
 		t.Run(name, func(t *testing.T) {
 			f := n8ndbtest.Load(t, name)
-			location := f.Copy(t)
-			n8ndbtest.Seed(t, f, location)
+			location, _ := f.CopySeeded(t)
 			do(t, f, location)
 		})
 	}
@@ -410,8 +406,7 @@ func TestRestoreAfterChanges(t *testing.T) {
 // and back, byte for byte elsewhere.
 func TestRewriteBundle(t *testing.T) {
 	f := n8ndbtest.Load(t, "2.41.1-sqlite")
-	location := f.Copy(t)
-	seeded := n8ndbtest.Seed(t, f, location)
+	location, seeded := f.CopySeeded(t)
 	ctx, r, fresh := context.Background(), n8ndbtest.Receipt(t), n8ndbtest.Key(t, newKeyText)
 	db := f.Open(t, location)
 	files, err := db.BundleFiles(ctx, seeded.BundleDir, n8ndb.Unfinished)

@@ -173,8 +173,13 @@ func (f Fixture) Copy(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return writeDatabase(t, b)
+}
+
+func writeDatabase(t testing.TB, content []byte) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "database.sqlite")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
+	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path

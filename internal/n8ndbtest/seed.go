@@ -7,12 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // driver pgx
 	_ "modernc.org/sqlite"             // driver sqlite
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/pgtest"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
@@ -39,38 +41,129 @@ type Seeded struct {
 // in CBC and, where they can hold several rows, one under a data key.
 func Seed(t testing.TB, f Fixture, location string) Seeded {
 	t.Helper()
-	s := &seeder{t: t, f: f, location: location}
+	return seed(t, f, location).files(t)
+}
+
+// CopySeeded is Copy and Seed, in a fraction of the time: the rows are made once for all
+// tests of a process.
+func (f Fixture) CopySeeded(t testing.TB) (location string, seeded Seeded) {
+	t.Helper()
+	if f.Engine == n8ndb.Postgres {
+		location = pgtest.Prepared(t, filepath.Join(f.Dir, "database.dump"), "seeded", func(dsn string) { keepSeed(f.Name, seed(t, f, dsn)) })
+	}
+	kept := keptSeed(f.Name)
+	if f.Engine == n8ndb.SQLite {
+		if kept == nil {
+			path := f.Copy(t)
+			kept = seed(t, f, path)
+			var err error
+			if kept.sqlite, err = os.ReadFile(path); err != nil {
+				t.Fatal(err)
+			}
+			keepSeed(f.Name, kept)
+		}
+		location = writeDatabase(t, kept.sqlite)
+	}
+	return location, kept.files(t)
+}
+
+// Prepare is CopySeeded, or Copy.
+func (f Fixture) Prepare(t testing.TB, seed bool) (location string, seeded Seeded) {
+	t.Helper()
+	if seed {
+		return f.CopySeeded(t)
+	}
+	return f.Copy(t), Seeded{}
+}
+
+// files puts the bundle into a folder of the test.
+func (s *seeder) files(t testing.TB) Seeded {
+	t.Helper()
+	out := s.out
+	out.BundleDir = t.TempDir()
+	file := filepath.Join(out.BundleDir, filepath.FromSlash(bundleFile))
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, s.bundle, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// seeds are those of this process by the names of the fixtures.
+var seeds struct {
+	sync.Mutex
+	by map[string]*seeder
+}
+
+func keptSeed(name string) *seeder {
+	seeds.Lock()
+	defer seeds.Unlock()
+	return seeds.by[name]
+}
+
+func keepSeed(name string, s *seeder) {
+	seeds.Lock()
+	defer seeds.Unlock()
+	if seeds.by == nil {
+		seeds.by = map[string]*seeder{}
+	}
+	seeds.by[name] = s
+}
+
+func seed(t testing.TB, f Fixture, location string) *seeder {
+	t.Helper()
+	s := &seeder{t: t, f: f}
 	s.out.Executions = map[string]string{}
+	driver, dsn := f.driver(location)
+	var err error
+	s.db, err = sql.Open(driver, dsn)
+	s.check(err)
 	s.key()
 	s.settings()
 	s.tables()
 	s.executions()
-	s.bundle()
-	return s.out
+	s.bundled()
+	s.check(s.db.Close())
+	return s
 }
 
 type seeder struct {
-	t        testing.TB
-	f        Fixture
-	location string
-	data     n8ncrypt.DataKey
-	out      Seeded
-	n        int
+	t      testing.TB
+	f      Fixture
+	db     *sql.DB
+	data   n8ncrypt.DataKey
+	out    Seeded
+	n      int
+	sqlite []byte
+	bundle []byte // of bundleFile
 }
 
 // Exec runs a statement with write access on the copy; placeholders are written $1.
 func (f Fixture) Exec(t testing.TB, location, stmt string, args ...any) {
 	t.Helper()
-	driver, dsn := "pgx", location
-	if f.Engine == n8ndb.SQLite {
-		driver, dsn = "sqlite", "file:"+location
-		stmt = strings.NewReplacer("$1", "?1", "$2", "?2", "$3", "?3", "$4", "?4", "$5", "?5", "$6", "?6").Replace(stmt)
-	}
+	driver, dsn := f.driver(location)
 	db, err := sql.Open(driver, dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
+	f.exec(t, db, stmt, args...)
+}
+
+func (f Fixture) driver(location string) (name, dsn string) {
+	if f.Engine == n8ndb.SQLite {
+		return "sqlite", "file:" + location
+	}
+	return "pgx", location
+}
+
+func (f Fixture) exec(t testing.TB, db *sql.DB, stmt string, args ...any) {
+	t.Helper()
+	if f.Engine == n8ndb.SQLite {
+		stmt = strings.NewReplacer("$1", "?1", "$2", "?2", "$3", "?3", "$4", "?4", "$5", "?5", "$6", "?6").Replace(stmt)
+	}
 	if _, err := db.Exec(stmt, args...); err != nil {
 		t.Fatalf("n8ndbtest: %s: %v", stmt, err)
 	}
@@ -78,7 +171,7 @@ func (f Fixture) Exec(t testing.TB, location, stmt string, args ...any) {
 
 func (s *seeder) exec(stmt string, args ...any) {
 	s.t.Helper()
-	s.f.Exec(s.t, s.location, stmt, args...)
+	s.f.exec(s.t, s.db, stmt, args...)
 }
 
 // cbc, prefixed and wrap encrypt and note what was written.
@@ -250,8 +343,9 @@ func (s *seeder) rows(from int, id string, data []byte) {
 	}
 }
 
-func (s *seeder) bundle() {
-	s.out.BundleDir = s.t.TempDir()
+const bundleFile = "workflows/labWorkflowCli01/executions/9100/execution_data/bundle.json"
+
+func (s *seeder) bundled() {
 	id := "9100"
 	s.out.Executions["on disk"] = id
 	s.exec(`INSERT INTO execution_entity (id, "workflowId", finished, mode, status, "storedAt") VALUES (9100, 'labWorkflowCli01', $1, 'manual', 'waiting', 'fs')`, false)
@@ -261,12 +355,5 @@ func (s *seeder) bundle() {
 	metadata := s.cbc("bundle.json[encryptedMetadata]", "", `{"chat":2}`)
 	data := ExecutionData(credentials, artifacts, metadata)
 	s.rows(from, "labWorkflowCli01/executions/"+id, data)
-	dir := filepath.Join(s.out.BundleDir, "workflows", "labWorkflowCli01", "executions", id, "execution_data")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		s.t.Fatal(err)
-	}
-	doc := plainJSON(map[string]any{"data": string(data), "workflowData": map[string]any{"nodes": []any{}}, "workflowVersionId": nil, "version": 1})
-	if err := os.WriteFile(filepath.Join(dir, "bundle.json"), doc, 0o600); err != nil {
-		s.t.Fatal(err)
-	}
+	s.bundle = plainJSON(map[string]any{"data": string(data), "workflowData": map[string]any{"nodes": []any{}}, "workflowVersionId": nil, "version": 1})
 }

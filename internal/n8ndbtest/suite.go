@@ -202,8 +202,7 @@ func clean(t *testing.T, f Fixture, db *n8ndb.DB) {
 // SuiteSeeded checks that each of the 24 rows of the catalogue is found, opened and
 // not opened by a wrong key.
 func SuiteSeeded(t *testing.T, f Fixture) {
-	location := f.Copy(t)
-	seeded := Seed(t, f, location)
+	location, seeded := f.CopySeeded(t)
 	db := f.Open(t, location)
 	cfg := n8ndb.CensusConfig{Executions: n8ndb.AllExecutions, BundleDir: seeded.BundleDir, Sweep: true}
 	r := Census(t, db, f.Key, cfg)

@@ -34,7 +34,7 @@ type cluster struct {
 	output   *bytes.Buffer // complete once exited delivered
 
 	loading   sync.Mutex
-	templates map[string]string // databases by the dump they hold
+	templates map[string]string // databases by the name of what they hold
 }
 
 func (c *cluster) dsn(database string) string {

@@ -135,44 +135,69 @@ func Restore(t testing.TB, dump string) string {
 		t.Fatalf("pgtest: %v", err)
 	}
 	c := use(t, major)
-	template, err := c.template(dump)
-	if err != nil {
-		t.Fatalf("pgtest: restoring %s: %v", dump, err)
-	}
-	return c.database(t, ` TEMPLATE `+template+` STRATEGY file_copy`)
+	return c.database(t, c.restored(t, dump))
 }
 
-// template is the name of a database that holds a dump, made when it is first asked for: copying it is several times
-// faster than loading the dump. Nobody connects to it again, so that it can be copied at any time.
-func (c *cluster) template(dump string) (string, error) {
+// Prepared returns the URL of a fresh database that holds the dump and what prepare has done to it. The server
+// keeps a copy by the name, so that prepare runs once; it has to leave no session behind.
+func Prepared(t testing.TB, dump, name string, prepare func(dsn string)) string {
+	t.Helper()
+	_, major, err := programs()
+	if err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	c := use(t, major)
+	return c.database(t, c.template(t, dump+" "+name, c.restored(t, dump), prepare))
+}
+
+// restored is the template of a dump.
+func (c *cluster) restored(t testing.TB, dump string) string {
+	t.Helper()
+	return c.template(t, dump, "", func(dsn string) {
+		if err := c.restore(dsn, dump); err != nil {
+			t.Fatalf("pgtest: restoring %s: %v", dump, err)
+		}
+	})
+}
+
+// template are the options of CREATE DATABASE for a copy of the database of the name, which is made with options of
+// its own when it is first asked for: copying it is several times faster than loading a dump. Nobody connects to it
+// again, so that it can be copied at any time.
+func (c *cluster) template(t testing.TB, name, options string, fill func(dsn string)) string {
+	t.Helper()
 	c.loading.Lock()
 	defer c.loading.Unlock()
-	if name, ok := c.templates[dump]; ok {
-		return name, nil
+	if c.templates[name] == "" {
+		database := fmt.Sprintf("n8k_template_%d", databases.Add(1))
+		if err := c.admin(`CREATE DATABASE ` + database + options); err != nil {
+			t.Fatalf("pgtest: %v", err)
+		}
+		fill(c.dsn(database))
+		if c.templates == nil {
+			c.templates = map[string]string{}
+		}
+		c.templates[name] = database
 	}
+	return ` TEMPLATE ` + c.templates[name] + ` STRATEGY file_copy`
+}
+
+// restore loads a dump into a database.
+func (c *cluster) restore(dsn, dump string) error {
 	bin, err := Program("pg_restore")
 	if err != nil {
-		return "", err
+		return err
 	}
-	name := fmt.Sprintf("n8k_template_%d", databases.Add(1))
-	if err := c.admin(`CREATE DATABASE ` + name); err != nil {
-		return "", err
-	}
-	u, err := url.Parse(c.dsn(name))
+	u, err := url.Parse(dsn)
 	if err != nil {
-		return "", fmt.Errorf("parsing own address: %w", err)
+		return fmt.Errorf("parsing own address: %w", err)
 	}
 	u.User = url.User(User)
 	cmd := exec.Command(bin, "--exit-on-error", "--no-owner", "--no-privileges", "--dbname", u.String(), dump)
 	cmd.Env = append(os.Environ(), "PGPASSWORD="+c.password, "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
+		return fmt.Errorf("%w\n%s", err, out)
 	}
-	if c.templates == nil {
-		c.templates = map[string]string{}
-	}
-	c.templates[dump] = name
-	return name, nil
+	return nil
 }
 
 // SocketDSN is New's dsn by way of the unix socket, for code that must work with one.

@@ -2,47 +2,34 @@ package reencrypt
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/pgtest"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
-const (
-	killLocation = "REENCRYPT_TEST_DATABASE"
-	killKey      = "REENCRYPT_TEST_KEY"
-	killStorage  = "REENCRYPT_TEST_STORAGE"
-	killState    = "REENCRYPT_TEST_STATE"
-)
-
-// TestMain lets the test binary be the process that is killed.
 func TestMain(m *testing.M) {
-	if os.Getenv(killLocation) == "" {
-		os.Exit(pgtest.Main(m))
-	}
-	if err := killed(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	os.Exit(failtest.Main(func() int { return pgtest.Main(m) }, job.do))
 }
 
-// killed moves everything to the active key, in small transactions.
-func killed() error {
-	ctx, location := context.Background(), os.Getenv(killLocation)
-	key, err := n8ncrypt.NewInstanceKey(os.Getenv(killKey))
+// job moves everything to the active key, in small transactions, in a process that is
+// killed.
+type job struct{ Location, Key, Storage, State string }
+
+func (j job) do() error {
+	ctx := context.Background()
+	key, err := n8ncrypt.NewInstanceKey(j.Key)
 	if err != nil {
 		return err
 	}
-	log, err := audit.Open(audit.Config{Dir: os.Getenv(killState)})
+	log, err := audit.Open(audit.Config{Dir: j.State})
 	if err != nil {
 		return err
 	}
@@ -51,52 +38,34 @@ func killed() error {
 		return err
 	}
 	var db *n8ndb.Swapper
-	if strings.HasPrefix(location, "postgres") {
-		db, err = n8ndb.SwapPostgres(ctx, n8ndb.SwapPostgresConfig{DSN: location})
+	if strings.HasPrefix(j.Location, "postgres") {
+		db, err = n8ndb.SwapPostgres(ctx, n8ndb.SwapPostgresConfig{DSN: j.Location})
 	} else {
-		db, err = n8ndb.SwapSQLite(ctx, n8ndb.SwapSQLiteConfig{Path: location})
+		db, err = n8ndb.SwapSQLite(ctx, n8ndb.SwapSQLiteConfig{Path: j.Location})
 	}
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	_, err = Run(ctx, Config{DB: db, Key: key, Receipt: receipt, To: Target{word: "active"}, Flag: FlagOn, Storage: os.Getenv(killStorage), BatchRows: 8,
+	_, err = Run(ctx, Config{DB: db, Key: key, Receipt: receipt, To: Target{word: "active"}, Flag: FlagOn, Storage: j.Storage, BatchRows: 8,
 		Attached: func(context.Context) (n8ndb.Attached, error) { return n8ndb.Attached{}, nil }}, nil)
 	return err
+}
+
+func (p *place) job(t *testing.T) job {
+	return job{p.location, p.Key.Reveal(), p.storage, t.TempDir()}
 }
 
 // TestKilledAnywhere kills a run at each point. Every value opens afterwards to what it
 // was, and a second run ends what the first has begun.
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
-	binary := filepath.Join(t.TempDir(), "killed.test")
-	if out, err := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
 	for _, name := range []string{"2.41.1-sqlite", "2.41.1-postgres"} {
 		t.Run(name, func(t *testing.T) {
-			run := func(p *place, mode string) error {
-				cmd := exec.Command(binary)
-				cmd.Env = append(os.Environ(), killLocation+"="+p.location, killKey+"="+p.Key.Reveal(), killStorage+"="+p.storage,
-					killState+"="+t.TempDir(), "N8KEEP_FAILPOINT="+mode)
-				out, err := cmd.CombinedOutput()
-				if err != nil {
-					err = fmt.Errorf("%w: %s", err, out)
-				}
-				return err
-			}
 			fresh := once(t, name)
-			list := filepath.Join(t.TempDir(), "points")
-			if err := run(fresh(), "list:"+list); err != nil {
-				t.Fatal(err)
-			}
-			b, err := os.ReadFile(list)
-			if err != nil {
-				t.Fatal(err)
-			}
-			points := strings.Split(strings.TrimSpace(string(b)), "\n")
+			points := failtest.Points(t, fresh().job(t))
 			for _, want := range []string{"n8ndb.swap.begin", "n8ndb.swap.written", "n8ndb.swap.committed", "reencrypt.bundle.written"} {
-				if !strings.Contains(string(b), want) && !(isPostgres(name) && want == "reencrypt.bundle.written") {
+				if !slices.Contains(points, want) && !(isPostgres(name) && want == "reencrypt.bundle.written") {
 					t.Errorf("point %q is never passed", want)
 				}
 			}
@@ -110,9 +79,7 @@ func TestKilledAnywhere(t *testing.T) {
 			for i := 0; i < len(points); i += step {
 				p := fresh()
 				before := p.contents(t, n8ndb.Unfinished)
-				if err := run(p, fmt.Sprintf("kill:%d", i+1)); err == nil || !strings.Contains(err.Error(), syscall.SIGKILL.String()) {
-					t.Fatalf("%s: not killed: %v", points[i], err)
-				}
+				failtest.MustKill(t, p.job(t), i+1)
 				same(t, before, p.contents(t, n8ndb.Unfinished))
 				r := mustRun(t, p.config(t, "active", FlagOn, Stopped))
 				after := p.contents(t, n8ndb.Unfinished)

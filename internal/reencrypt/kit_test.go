@@ -27,8 +27,10 @@ func copyOf(t testing.TB, name string) *place {
 // seeded is a copy with a value in every place of the catalogue.
 func seeded(t testing.TB, name string) *place {
 	t.Helper()
-	p := copyOf(t, name)
-	p.storage = n8ndbtest.Seed(t, p.Fixture, p.location).BundleDir
+	p := &place{Fixture: n8ndbtest.Load(t, name)}
+	var s n8ndbtest.Seeded
+	p.location, s = p.CopySeeded(t)
+	p.storage = s.BundleDir
 	return p
 }
 

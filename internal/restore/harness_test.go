@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -23,6 +24,7 @@ import (
 	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/audit"
 	"github.com/n8keep/n8keep/internal/failpoint"
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/pgtest"
 	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/n8ncrypt"
@@ -37,21 +39,10 @@ const (
 	testID  = archive.ID("20260801T020000Z-prod-k3x7qa")
 	testKey = "lab-key-restored-0123456789abcdef"
 	testFP  = n8ncrypt.Fingerprint("n8k1-aaaaaaaaaaaaaaaa")
-	jobVar  = "N8KEEP_RESTORE_TEST_JOB"
 )
 
-// TestMain also serves as the process that is killed: with jobVar set it does
-// one job instead of running tests.
 func TestMain(m *testing.M) {
-	if text, ok := os.LookupEnv(jobVar); ok {
-		var j job
-		if err := json.Unmarshal([]byte(text), &j); err != nil {
-			panic(err)
-		}
-		json.NewEncoder(os.Stdout).Encode(j.do())
-		os.Exit(0)
-	}
-	os.Exit(pgtest.Main(m))
+	os.Exit(failtest.Main(func() int { return pgtest.Main(m) }, job.tell))
 }
 
 // job is what another process is to do.
@@ -151,6 +142,18 @@ func (j job) do() (o outcome) {
 	return o
 }
 
+// tell prints the outcome.
+func (j job) tell() error {
+	o := j.do()
+	if err := json.NewEncoder(os.Stdout).Encode(o); err != nil {
+		return err
+	}
+	if o.Text != "" && j.DSN != "" { // nobody reads it
+		return errors.New(o.Text)
+	}
+	return nil
+}
+
 // surroundings makes the world that the job wants.
 func (j job) surroundings() error {
 	kind, arg, _ := strings.Cut(j.Mount, ":")
@@ -177,21 +180,10 @@ func (j job) surroundings() error {
 	return nil
 }
 
-// command starts a job in another process; binary "" is this test's own.
-func (j job) command(t *testing.T, binary string, env ...string) *exec.Cmd {
+// command does a job in another process, without failpoints.
+func (j job) command(t *testing.T) *exec.Cmd {
 	t.Helper()
-	if binary == "" {
-		var err error
-		if binary, err = os.Executable(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b, err := json.Marshal(j)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(binary)
-	cmd.Env = append(os.Environ(), append(env, jobVar+"="+string(b))...)
+	cmd := failtest.Command(t, j)
 	cmd.Stderr = os.Stderr
 	if j.Uid != 0 && os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(j.Uid), Gid: uint32(j.Uid)}}
@@ -209,7 +201,7 @@ func (j job) command(t *testing.T, binary string, env ...string) *exec.Cmd {
 
 func (j job) run(t *testing.T) outcome {
 	t.Helper()
-	out, err := j.command(t, "").Output()
+	out, err := j.command(t).Output()
 	if err != nil {
 		t.Fatalf("job %s: %v", j.Do, err)
 	}

@@ -2,54 +2,12 @@ package restore
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
+
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 )
-
-// buildWithFailpoints makes a binary of these tests whose process can be killed
-// at a chosen point.
-func buildWithFailpoints(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "failpoint.test")
-	cmd := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", binary, ".")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building with failpoints: %v\n%s", err, out)
-	}
-	return binary
-}
-
-// points counts the points that a job passes.
-func points(t *testing.T, binary string, j job) int {
-	t.Helper()
-	list := filepath.Join(t.TempDir(), "points")
-	if out, err := j.command(t, binary, "N8KEEP_FAILPOINT=list:"+list).Output(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	b, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Count(string(b), "\n")
-}
-
-// killAt runs a job until its n-th point. It reports false when the job ended
-// before that.
-func killAt(t *testing.T, binary string, j job, n int) bool {
-	t.Helper()
-	out, err := j.command(t, binary, fmt.Sprintf("N8KEEP_FAILPOINT=kill:%d", n)).Output()
-	if err == nil {
-		return false
-	}
-	exit, ok := err.(*exec.ExitError)
-	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("not killed but: %v\n%s", err, out)
-	}
-	return true
-}
 
 // TestKilledAnywhere kills a restore at every point. Whatever was left, SQLite
 // reads the old rows or the new ones; the recovery puts the folder back as it
@@ -57,7 +15,6 @@ func killAt(t *testing.T, binary string, j job, n int) bool {
 // restore works.
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
-	binary := buildWithFailpoints(t)
 	fresh := rows(t, newFixture+"/database.sqlite")
 	for _, s := range scenarios() {
 		t.Run(s.name, func(t *testing.T) {
@@ -70,7 +27,7 @@ func TestKilledAnywhere(t *testing.T) {
 			}
 			dir, j := start()
 			old := rows(t, filepath.Join(dir, "database.sqlite"))
-			n := points(t, binary, j)
+			n := len(failtest.Points(t, j))
 			if n < 20 {
 				t.Fatalf("only %d points", n)
 			}
@@ -78,9 +35,7 @@ func TestKilledAnywhere(t *testing.T) {
 			for at := 1; at <= n; at++ {
 				dir, j := start()
 				before := s.tree(t, dir)
-				if !killAt(t, binary, j, at) {
-					t.Fatalf("point %d of %d was not reached", at, n)
-				}
+				failtest.MustKill(t, j, at)
 				where := fmt.Sprintf("killed at point %d of %d", at, n)
 				if now := rows(t, filepath.Join(dir, "database.sqlite")); now != old && now != fresh {
 					t.Fatalf("%s: neither the old nor the new rows", where)
@@ -149,7 +104,6 @@ func emptied(before, after string) bool {
 // is done nothing is left.
 func TestKilledWhileRollingBack(t *testing.T) {
 	t.Parallel()
-	binary := buildWithFailpoints(t)
 	fresh := rows(t, newFixture+"/database.sqlite")
 	for _, s := range scenarios() {
 		t.Run(s.name, func(t *testing.T) {
@@ -162,14 +116,12 @@ func TestKilledWhileRollingBack(t *testing.T) {
 			}
 			dir, j := start()
 			old := rows(t, filepath.Join(dir, "database.sqlite"))
-			n := points(t, binary, j)
+			n := len(failtest.Points(t, j))
 			swapped := false
 			for at := n; at >= 1; at-- {
 				dir, j := start()
 				before := s.tree(t, dir)
-				if !killAt(t, binary, j, at) {
-					t.Fatalf("point %d of %d was not reached", at, n)
-				}
+				failtest.MustKill(t, j, at)
 				now := rows(t, filepath.Join(dir, "database.sqlite"))
 				if now == fresh {
 					swapped = true
@@ -201,14 +153,11 @@ func TestKilledWhileRollingBack(t *testing.T) {
 // TestKilledWhileRecovering kills the recovery as well, and then recovers.
 func TestKilledWhileRecovering(t *testing.T) {
 	t.Parallel()
-	binary := buildWithFailpoints(t)
 	fresh := rows(t, newFixture+"/database.sqlite")
 	s := scenarios()[3]
-	n := points(t, binary, func() job {
-		j := newJob(t, s.build(t))
-		j.Overwrite = true
-		return j
-	}())
+	j := newJob(t, s.build(t))
+	j.Overwrite = true
+	n := len(failtest.Points(t, j))
 	killed := 0
 	for at := 6; at <= n; at += 9 {
 		for second := 1; ; second++ {
@@ -216,11 +165,9 @@ func TestKilledWhileRecovering(t *testing.T) {
 			old, before := rows(t, filepath.Join(dir, "database.sqlite")), s.tree(t, dir)
 			j := newJob(t, dir)
 			j.Overwrite = true
-			if !killAt(t, binary, j, at) {
-				t.Fatalf("point %d of %d was not reached", at, n)
-			}
+			failtest.MustKill(t, j, at)
 			j.Do = "recover"
-			if !killAt(t, binary, j, second) {
+			if !failtest.Kill(t, j, second) {
 				break
 			}
 			killed++

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/pgserver"
 )
 
@@ -18,7 +19,6 @@ import (
 // works. The short form takes one of each kind that differs,
 // N8KEEP_SOAK=1 all.
 func TestPostgresKilled(t *testing.T) {
-	binary := buildWithFailpoints(t)
 	s := newServer(t)
 	start := func() (string, job) {
 		dir := t.TempDir()
@@ -41,14 +41,12 @@ func TestPostgresKilled(t *testing.T) {
 		return dir, job{Do: "postgres", To: dir, State: t.TempDir(), Overwrite: true, DSN: s.dsn}
 	}
 	_, j := start()
-	chosen, n := chosenPoints(t, binary, j)
+	chosen, n := chosenPoints(t, j)
 	seen := map[string]int{}
 	for i, at := range chosen {
 		dir, j := start()
 		before := filesIn(t, dir)
-		if !killAt(t, binary, j, at) {
-			t.Fatalf("point %d of %d was not reached", at, n)
-		}
+		failtest.MustKill(t, j, at)
 		where := fmt.Sprintf("killed at point %d of %d", at, n)
 		there, err := s.query(s.in("postgres"), fmt.Sprintf(`SELECT count(*)::text FROM pg_database WHERE datname = '%s'`, s.name))
 		if err != nil || there != "1" {
@@ -104,31 +102,18 @@ func TestPostgresKilled(t *testing.T) {
 }
 
 // chosenPoints are the points at which the job is killed, and how many it has.
-func chosenPoints(t *testing.T, binary string, j job) (chosen []int, n int) {
+func chosenPoints(t *testing.T, j job) (chosen []int, n int) {
 	t.Helper()
-	list := filepath.Join(t.TempDir(), "points")
-	if out, err := j.command(t, binary, "N8KEEP_FAILPOINT=list:"+list).Output(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	b, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
+	points := failtest.Points(t, j)
 	last := map[string]int{}
-	first := map[string]int{}
-	for line := range strings.Lines(string(b)) {
-		n++
-		_, name, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if _, ok := first[name]; !ok {
-			first[name] = n
-		}
-		last[name] = n
+	for i, name := range points {
+		last[name] = i + 1
 		if os.Getenv("N8KEEP_SOAK") != "" {
-			chosen = append(chosen, n)
+			chosen = append(chosen, i+1)
 		}
 	}
-	if len(first) < 15 {
-		t.Fatalf("only %d kinds of points", len(first))
+	if len(last) < 15 {
+		t.Fatalf("only %d kinds of points", len(last))
 	}
 	if len(chosen) == 0 {
 		for _, name := range []string{"pgserver.create", "pgserver.furnish", "pgserver.schema", "restore.loaded", "restore.link", "restore.files-placed", "pgserver.closed",
@@ -140,6 +125,6 @@ func chosenPoints(t *testing.T, binary string, j job) (chosen []int, n int) {
 		}
 		slices.Sort(chosen)
 	}
-	t.Logf("%d of %d points, kinds: %v", len(chosen), n, slices.Sorted(maps.Keys(first)))
-	return chosen, n
+	t.Logf("%d of %d points, kinds: %v", len(chosen), len(points), slices.Sorted(maps.Keys(last)))
+	return chosen, len(points)
 }

@@ -178,7 +178,7 @@ func TestRecoverWaitsForN8N(t *testing.T) {
 	dies(t, dir, "rename", "nodes/package.json")
 	j := newJob(t, dir)
 	j.Do = "attach"
-	cmd := j.command(t, "")
+	cmd := j.command(t)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

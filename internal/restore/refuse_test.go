@@ -186,7 +186,7 @@ func TestAttached(t *testing.T) {
 			dir := s.build(t)
 			j := newJob(t, dir)
 			j.Do = "attach"
-			cmd := j.command(t, "")
+			cmd := j.command(t)
 			stdin, err := cmd.StdinPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -290,7 +290,8 @@ func runAs(t *testing.T, j job, uid int, base string) outcome {
 	if err := os.WriteFile(binary, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := j.command(t, binary)
+	cmd := j.command(t)
+	cmd.Path = binary
 	cmd.Dir = base
 	out, err := cmd.Output()
 	if err != nil {

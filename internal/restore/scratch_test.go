@@ -5,12 +5,13 @@ import (
 	"errors"
 	"net/url"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/n8keep/n8keep/archive"
 	"github.com/n8keep/n8keep/internal/audit"
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/pgserver"
 	"github.com/n8keep/n8keep/internal/pgtest"
 	"github.com/n8keep/n8keep/internal/problem"
@@ -172,31 +173,15 @@ func TestScratchBusy(t *testing.T) {
 // before it reads the archive. The short form takes the last of each name,
 // N8KEEP_SOAK=1 all.
 func TestScratchKilled(t *testing.T) {
-	binary := buildWithFailpoints(t)
 	s := newServer(t)
 	j := job{Do: "scratch", State: t.TempDir(), DSN: s.dsn}
-	list := filepath.Join(t.TempDir(), "points")
-	if out, err := j.command(t, binary, "N8KEEP_FAILPOINT=list:"+list).Output(); err != nil || strings.Contains(string(out), `"Text":"`) && !strings.Contains(string(out), `"Text":""`) {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	b, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	points := strings.Split(strings.TrimSpace(string(b)), "\n")
+	points := failtest.Points(t, j)
 	removed := 0
-	name := func(point string) string { _, name, _ := strings.Cut(point, " "); return name }
-	last := map[string]int{}
 	for i, point := range points {
-		last[name(point)] = i
-	}
-	for i, point := range points {
-		if last[name(point)] != i && os.Getenv("N8KEEP_SOAK") == "" {
+		if slices.Contains(points[i+1:], point) && os.Getenv("N8KEEP_SOAK") == "" {
 			continue
 		}
-		if !killAt(t, binary, j, i+1) {
-			t.Fatalf("point %s was not reached", point)
-		}
+		failtest.MustKill(t, j, i+1)
 		did, err := CheckScratch(t.Context(), ScratchConfig{DSN: s.dsn})
 		if err != nil {
 			t.Fatalf("killed at %s: %v", point, err)
@@ -212,7 +197,7 @@ func TestScratchKilled(t *testing.T) {
 		}
 	}
 	if len(points) < 7 || removed < 6 {
-		t.Errorf("%d points, %d leftovers:\n%s", len(points), removed, b)
+		t.Errorf("%d points, %d leftovers: %q", len(points), removed, points)
 	}
 	if err := Scratch(t.Context(), mustScratch(t, s.dsn)); err != nil {
 		t.Error(err)

@@ -6,19 +6,16 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,37 +23,26 @@ import (
 
 	"github.com/n8keep/n8keep/internal/audit"
 	"github.com/n8keep/n8keep/internal/durable"
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/n8ndbtest"
 	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/internal/pgtest"
-	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 const (
-	jobVar  = "N8KEEP_ROTATE_TEST_JOB"
 	newText = "a-new-instance-key-of-40-characters-0123"
 	testID  = "20260801T020000Z-prod-k3x7qa"
 	oldFP   = n8ncrypt.Fingerprint("n8k1-aaaaaaaaaaaaaaaa")
 	newFP   = n8ncrypt.Fingerprint("n8k1-bbbbbbbbbbbbbbbb")
 )
 
-// TestMain also serves as the process that is killed: with jobVar set it does one job
-// instead of running tests.
 func TestMain(m *testing.M) {
-	if text, ok := os.LookupEnv(jobVar); ok {
-		var j job
-		if err := json.Unmarshal([]byte(text), &j); err != nil {
-			panic(err)
-		}
-		if _, err := j.do(); err != nil {
-			fmt.Fprintln(os.Stderr, err, "|", problem.HintOf(err))
-			os.Exit(problem.KindOf(err).Exit())
-		}
-		os.Exit(0)
-	}
-	os.Exit(pgtest.Main(m))
+	os.Exit(failtest.Main(func() int { return pgtest.Main(m) }, func(j job) error {
+		_, err := j.do()
+		return err
+	}))
 }
 
 // job is what another process is to do, and in which world.
@@ -215,8 +201,8 @@ const configText = "{\n\t\"encryptionKey\": \"%s\",\n\t\"tunnelSubdomain\": \"x\
 
 func newBase(t *testing.T, fixture string) *base {
 	t.Helper()
-	b := newPlainBase(t, fixture)
-	b.seeded = n8ndbtest.Seed(t, b.f, b.at)
+	b := &base{t: t, f: n8ndbtest.Load(t, fixture)}
+	b.at, b.seeded = b.f.CopySeeded(t)
 	b.storage = files(t, b.seeded.BundleDir)
 	if b.learn(); len(b.values) < 40 {
 		t.Fatalf("%d values", len(b.values))
@@ -573,17 +559,4 @@ func (b *base) rowsOf(t *testing.T, j job) string {
 		t.Fatal("no values")
 	}
 	return hex.EncodeToString(h.Sum(nil))
-}
-
-// command starts a job in another process.
-func (j job) command(t *testing.T, binary string, env ...string) *exec.Cmd {
-	t.Helper()
-	text, err := json.Marshal(j)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(binary)
-	cmd.Env = append(os.Environ(), append(env, jobVar+"="+string(text))...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd
 }

@@ -5,67 +5,15 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/problem"
 )
-
-// buildWithFailpoints makes a binary of these tests whose process can be killed at a
-// chosen point.
-func buildWithFailpoints(t *testing.T) string {
-	t.Helper()
-	if withFailpoints {
-		binary, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return binary
-	}
-	binary := filepath.Join(t.TempDir(), "failpoint.test")
-	cmd := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", binary, ".")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building with failpoints: %v\n%s", err, out)
-	}
-	return binary
-}
-
-// points are the names of the points that a job passes.
-func points(t *testing.T, binary string, j job) (names []string) {
-	t.Helper()
-	list := filepath.Join(t.TempDir(), "points")
-	if out, err := j.command(t, binary, "N8KEEP_FAILPOINT=list:"+list).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	b, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		_, name, _ := strings.Cut(strings.TrimSpace(line), " ")
-		names = append(names, name)
-	}
-	return names
-}
-
-// killAt runs a job until its n-th point. It reports false when the job ended before.
-func killAt(t *testing.T, binary string, j job, n int) bool {
-	t.Helper()
-	out, err := j.command(t, binary, fmt.Sprintf("N8KEEP_FAILPOINT=kill:%d", n)).CombinedOutput()
-	if err == nil {
-		return false
-	}
-	exit, ok := err.(*exec.ExitError)
-	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("not killed but: %v\n%s", err, out)
-	}
-	return true
-}
 
 func soak() bool { return os.Getenv("N8KEEP_SOAK") != "" }
 
@@ -101,11 +49,10 @@ func spread(names []string, most int) (at []int) {
 // well. Whatever was left, the database is old or new as a whole, and at the end the
 // invariants hold. The short form takes some points, N8KEEP_SOAK=1 all.
 func TestKilled(t *testing.T) {
-	binary := buildWithFailpoints(t)
 	for name, fixture := range engines() {
 		t.Run(name, func(t *testing.T) {
 			b := newBase(t, fixture)
-			all := points(t, binary, b.world(t))
+			all := failtest.Points(t, b.world(t))
 			at := spread(all, 8)
 			kinds := map[string]bool{}
 			for _, name := range all {
@@ -115,18 +62,18 @@ func TestKilled(t *testing.T) {
 			if least := map[string]int{"sqlite": 150, "postgres": 100}[name]; len(all) < least || len(kinds) < 40 {
 				t.Errorf("only %d points of %d kinds", len(all), len(kinds))
 			}
-			t.Run("once", func(t *testing.T) { b.killed(t, binary, all, at) })
-			t.Run("after a leak", func(t *testing.T) { b.killedLeak(t, binary) })
-			t.Run("resume killed", func(t *testing.T) { b.killedTwice(t, binary, "resume", all) })
-			t.Run("finalise killed", func(t *testing.T) { b.killedFinalising(t, binary) })
-			t.Run("rollback killed", func(t *testing.T) { b.killedTwice(t, binary, "rollback", all) })
+			t.Run("once", func(t *testing.T) { b.killed(t, all, at) })
+			t.Run("after a leak", func(t *testing.T) { b.killedLeak(t) })
+			t.Run("resume killed", func(t *testing.T) { b.killedTwice(t, "resume", all) })
+			t.Run("finalise killed", func(t *testing.T) { b.killedFinalising(t) })
+			t.Run("rollback killed", func(t *testing.T) { b.killedTwice(t, "rollback", all) })
 		})
 	}
 }
 
 // killed kills a run at each of the points, and takes it on and back: both in a soak,
 // else in turn.
-func (b *base) killed(t *testing.T, binary string, all []string, at []int) {
+func (b *base) killed(t *testing.T, all []string, at []int) {
 	outcomes := map[string]int{}
 	for i, n := range at {
 		for k, then := range []string{"resume", "rollback"} {
@@ -134,9 +81,7 @@ func (b *base) killed(t *testing.T, binary string, all []string, at []int) {
 				continue
 			}
 			j := b.world(t)
-			if !killAt(t, binary, j, n) {
-				t.Fatalf("point %d of %d was not reached", n, len(all))
-			}
+			failtest.MustKill(t, j, n)
 			where := fmt.Sprintf("killed at point %d of %d (%s), then %s", n, len(all), all[n-1], then)
 			outcomes[string(b.whole(t, j, where))+", "+then]++
 			b.finish(t, j, then, where)
@@ -235,16 +180,14 @@ func (b *base) whole(t *testing.T, j job, where string) holds {
 }
 
 // killedLeak does the same to a rotation that changes signing secrets and data keys.
-func (b *base) killedLeak(t *testing.T, binary string) {
+func (b *base) killedLeak(t *testing.T) {
 	j := b.world(t)
 	j.Leak = true
-	all := points(t, binary, j)
+	all := failtest.Points(t, j)
 	for i, n := range spread(all, 2) {
 		j := b.world(t)
 		j.Leak = true
-		if !killAt(t, binary, j, n) {
-			t.Fatalf("point %d of %d was not reached", n, len(all))
-		}
+		failtest.MustKill(t, j, n)
 		then := []string{"resume", "rollback"}[i%2]
 		b.finish(t, j, then, fmt.Sprintf("killed at point %d of %d (%s), then %s", n, len(all), all[n-1], then))
 		if t.Failed() {
@@ -260,12 +203,10 @@ func (b *base) killedLeak(t *testing.T, binary string) {
 		j.Do = "rollback"
 		return j
 	}
-	back := points(t, binary, start())
+	back := failtest.Points(t, start())
 	for _, n := range spread(back, 2) {
 		j := start()
-		if !killAt(t, binary, j, n) {
-			t.Fatalf("point %d of %d of the rollback was not reached", n, len(back))
-		}
+		failtest.MustKill(t, j, n)
 		b.finish(t, j, "rollback", fmt.Sprintf("rollback killed at point %d of %d (%s)", n, len(back), back[n-1]))
 		if t.Failed() {
 			return
@@ -275,7 +216,7 @@ func (b *base) killedLeak(t *testing.T, binary string) {
 
 // killedTwice kills the resume or the rollback of rotations that were killed before
 // and after their commit, and of a verified one.
-func (b *base) killedTwice(t *testing.T, binary, then string, all []string) {
+func (b *base) killedTwice(t *testing.T, then string, all []string) {
 	killed := 0
 	for _, kind := range []string{"rotate.preimages-complete-done", "rotate.commit", "rotate.commit-done", "rotate.place-bundle", "keyfile.renamed", "rotate.start-done", ""} {
 		first := 0
@@ -297,18 +238,16 @@ func (b *base) killedTwice(t *testing.T, binary, then string, all []string) {
 				if _, err := j.do(); err != nil {
 					t.Fatal(err)
 				}
-			} else if !killAt(t, binary, j, first) {
-				t.Fatalf("point %d of %d was not reached", first, len(all))
+			} else {
+				failtest.MustKill(t, j, first)
 			}
 			j.Do = then
 			return j
 		}
-		second := points(t, binary, start())
+		second := failtest.Points(t, start())
 		for _, n := range spread(second, 2) {
 			j := start()
-			if !killAt(t, binary, j, n) {
-				t.Fatalf("point %d of %d of the %s was not reached", n, len(second), then)
-			}
+			failtest.MustKill(t, j, n)
 			killed++
 			where := fmt.Sprintf("killed at %q, its %s at point %d of %d (%s)", kind, then, n, len(second), second[n-1])
 			b.whole(t, j, where)
@@ -322,7 +261,7 @@ func (b *base) killedTwice(t *testing.T, binary, then string, all []string) {
 }
 
 // killedFinalising kills the end of a rotation, which the next one completes.
-func (b *base) killedFinalising(t *testing.T, binary string) {
+func (b *base) killedFinalising(t *testing.T) {
 	start := func() job {
 		j := b.world(t)
 		if _, err := j.do(); err != nil {
@@ -331,12 +270,10 @@ func (b *base) killedFinalising(t *testing.T, binary string) {
 		j.Do = "finalise"
 		return j
 	}
-	all := points(t, binary, start())
+	all := failtest.Points(t, start())
 	for _, n := range spread(all, 2) {
 		j := start()
-		if !killAt(t, binary, j, n) {
-			t.Fatalf("point %d of %d was not reached", n, len(all))
-		}
+		failtest.MustKill(t, j, n)
 		where := fmt.Sprintf("finalise killed at point %d of %d (%s)", n, len(all), all[n-1])
 		if _, err := j.do(); err != nil {
 			t.Fatalf("%s: %v", where, err)

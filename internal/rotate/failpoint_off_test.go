@@ -1,5 +1,0 @@
-//go:build !failpoint
-
-package rotate
-
-const withFailpoints = false
