@@ -19,6 +19,8 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	// What is under way is put right first, which may take long; a second signal ends it.
+	context.AfterFunc(ctx, stop)
 	term := cli.NewTerminal(os.Stdin, os.Stdout, os.Stderr, os.LookupEnv)
 	return cli.Run(ctx, cli.Config{Version: version, Term: term}, os.Args[1:])
 }

@@ -132,8 +132,12 @@ const mfaPlace = n8ndb.PlaceID("user.mfaSecret")
 // wrongOldKey is the code of the refusal that is the exit code of a wrong key.
 const wrongOldKey = "old-key"
 
+// noStorage is the code of the refusal that is the exit code of something missing.
+const noStorage = "storage-missing"
+
 // Refused is nil for a plan that may be carried out. Else it is CheckFailed with all
-// reasons, or WrongKey when the old key is not the database's.
+// reasons, WrongKey when the old key is not the database's, or NotFound when nothing but
+// the storage folder is missing.
 func (p *Plan) Refused() error {
 	if len(p.Refusals) == 0 {
 		return nil
@@ -143,6 +147,9 @@ func (p *Plan) Refused() error {
 	for _, r := range p.Refusals {
 		if r.Code == wrongOldKey {
 			kind = problem.WrongKey
+		}
+		if r.Code == noStorage && len(p.Refusals) == 1 {
+			kind = problem.NotFound
 		}
 		messages = append(messages, r.Message)
 	}

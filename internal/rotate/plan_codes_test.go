@@ -30,7 +30,7 @@ func TestRefusalCodesAreDocumented(t *testing.T) {
 			codes = append(codes, string(m[1]))
 		}
 	}
-	codes = append(codes, wrongOldKey)
+	codes = append(codes, wrongOldKey, noStorage)
 	slices.Sort(codes)
 	codes = slices.Compact(codes)
 	manual, err := os.ReadFile(filepath.Join(n8ndbtest.Root(t), "docs", "operators.md"))
@@ -42,7 +42,7 @@ func TestRefusalCodesAreDocumented(t *testing.T) {
 			t.Errorf("docs/operators.md does not know the refusal %q", c)
 		}
 	}
-	if len(codes) != 17 {
+	if len(codes) != 18 {
 		t.Errorf("%d codes: %q", len(codes), codes)
 	}
 }

@@ -2,6 +2,8 @@ package rotate
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -112,7 +114,20 @@ func (p *Plan) bundles(cfg PlanConfig, f planFacts) {
 	case elsewhere > 0:
 		p.warn("%s kept in S3 or Azure and left out: retry of these fails if they hold secrets", executionsAre(elsewhere))
 	}
-	switch missing := int64(len(f.bundles.Missing)); {
+	missing := int64(len(f.bundles.Missing))
+	needed := missing
+	if all {
+		needed += e.FinishedOnDisk
+	}
+	switch {
+	case needed > 0 && !keepsExecutions(cfg.Storage):
+		where := "no storage folder is known"
+		if cfg.Storage != "" {
+			where = fmt.Sprintf("the storage folder %q is not there, or has none", cfg.Storage)
+		}
+		p.refuse(noStorage, "mount it, or name n8n's folder, in which \"storage\" is, with --n8n-dir DIR", "%s kept in files, and %s: they would keep the old key", executionsAre(needed), where)
+	case !all && e.FinishedOnDisk > 0 && !keepsExecutions(cfg.Storage):
+		p.warn("%s kept in files, and n8n's storage folder is not there: mount it, or name n8n's folder with --n8n-dir, before you rotate; a rollback has to look into what n8n keeps there meanwhile", executionsAre(e.FinishedOnDisk))
 	case missing == 0:
 	case len(f.bundles.Files) == 0:
 		p.refuse("executions-missing", "name n8n's folder, in which \"storage\" is, with --n8n-dir DIR; or let them end, and try again",
@@ -120,6 +135,13 @@ func (p *Plan) bundles(cfg PlanConfig, f planFacts) {
 	default:
 		p.warn("%s not finished and kept in files that are not there, such as %q: n8n cannot resume them either", executionsAre(missing), f.bundles.Missing[0])
 	}
+}
+
+// keepsExecutions reports whether a storage folder is there, and not just the empty
+// mount point of one.
+func keepsExecutions(storage string) bool {
+	info, err := os.Stat(filepath.Join(storage, executionsFolder))
+	return storage != "" && err == nil && info.IsDir()
 }
 
 func executionsAre(n int64) string {

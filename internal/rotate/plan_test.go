@@ -29,10 +29,7 @@ type planned struct {
 func newPlanned(t *testing.T, fixture string, seed bool) *planned {
 	t.Helper()
 	p := &planned{f: n8ndbtest.Load(t, fixture)}
-	p.location = p.f.Copy(t)
-	if seed {
-		p.seeded = n8ndbtest.Seed(t, p.f, p.location)
-	}
+	p.location, p.seeded = p.f.Prepare(t, seed)
 	return p
 }
 
@@ -344,7 +341,32 @@ func TestPlanRefuses(t *testing.T) {
 		"executions in files that nobody knows": {
 			seed:   true,
 			change: func(cfg *PlanConfig) { cfg.Storage = "" },
-			code:   "executions-missing", message: "1 execution is not finished and kept in files that are not found: resuming would fail",
+			code:   "storage-missing", message: "1 execution is kept in files, and no storage folder is known: they would keep the old key", kind: problem.NotFound,
+			hint: "mount it, or name n8n's folder, in which \"storage\" is, with --n8n-dir DIR",
+		},
+		"executions in a folder that is not mounted": {
+			seed:   true,
+			change: func(cfg *PlanConfig) { cfg.Storage = "/nowhere/storage" },
+			code:   "storage-missing", message: `1 execution is kept in files, and the storage folder "/nowhere/storage" is not there, or has none: they would keep the old key`, kind: problem.NotFound,
+			hint: "mount it, or name n8n's folder, in which \"storage\" is, with --n8n-dir DIR",
+		},
+		"finished executions in a folder that is not mounted": {
+			prepare: func(t *testing.T, f *planned) {
+				f.exec(t, `UPDATE execution_entity SET "storedAt" = 'fs' WHERE id = (SELECT min(id) FROM execution_entity WHERE finished)`)
+			},
+			change: func(cfg *PlanConfig) { cfg.Storage, cfg.Choices.Executions = "", n8ndb.AllExecutions },
+			code:   "storage-missing", message: "1 execution is kept in files, and no storage folder is known: they would keep the old key", kind: problem.NotFound,
+			hint: "mount it, or name n8n's folder, in which \"storage\" is, with --n8n-dir DIR",
+		},
+		"executions whose files are gone": {
+			seed: true,
+			prepare: func(t *testing.T, f *planned) {
+				dir := filepath.Join(f.seeded.BundleDir, executionsFolder)
+				if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+					t.Fatal(err)
+				}
+			},
+			code: "executions-missing", message: "1 execution is not finished and kept in files that are not found: resuming would fail",
 			hint: "name n8n's folder, in which \"storage\" is, with --n8n-dir DIR; or let them end, and try again",
 		},
 		"no room for the way back": {
