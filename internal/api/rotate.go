@@ -120,23 +120,28 @@ type Rotation struct {
 	AfterLeak  bool            `json:"after_leak"`
 	Steps      []RotationStep  `json:"steps"`
 	Backup     *RotationBackup `json:"backup,omitempty"`
-	Fresh      *RotationBackup `json:"fresh_backup,omitempty"` // taken by finalise, with the new key
-	Values     int64           `json:"values"`                 // that got new bytes
-	Quarantine int64           `json:"quarantined"`            // left as they are: open under no key
-	Left       []Secret        `json:"quarantine,omitempty"`   // the first 100 of these
-	LeftBehind int64           `json:"left_behind,omitempty"`  // finished executions still under the old key, of "rotate instance"
+	Fresh      *RotationBackup `json:"fresh_backup,omitempty"`         // taken by finalise, with the new key
+	Values     int64           `json:"values"`                         // that got new bytes
+	Quarantine int64           `json:"quarantined"`                    // left as they are: open under no key
+	Left       []Secret        `json:"quarantine,omitempty"`           // the first 100 of these
+	LeftBehind int64           `json:"left_behind,omitempty"`          // finished executions still under the old key
+	LeftValues int64           `json:"left_behind_values,omitempty"`   // in these
+	LeftKeyed  int64           `json:"left_behind_data_key,omitempty"` // after_leak: finished executions still under data keys that could be read with the old key
+	LeftUnseen int64           `json:"left_behind_unseen,omitempty"`   // finished executions in files, S3 or Azure, which nobody looked into
 	// Downtime is from n8n's stop until it was healthy again; 0 as long as that is
 	// not known.
-	Downtime   float64       `json:"downtime_seconds"`
-	Rollback   *RolledBack   `json:"rollback,omitempty"`
-	NeedOldKey []KeptArchive `json:"need_old_key,omitempty"` // archives that open with the old key only
-	Exposed    []Exposed     `json:"exposed,omitempty"`
-	Plan       *RotationPlan `json:"plan,omitempty"` // of "rotate instance"
-	Do         []string      `json:"do"`             // what is left to a person, in order
-	Next       []string      `json:"next"`           // commands
-	Warnings   []string      `json:"warnings"`
-	Seconds    float64       `json:"seconds"` // of this command
-	Error      *Error        `json:"error,omitempty"`
+	Downtime      float64       `json:"downtime_seconds"`
+	Rollback      *RolledBack   `json:"rollback,omitempty"`
+	NeedOldKey    []KeptArchive `json:"need_old_key,omitempty"`  // archives that open with the old key only
+	ExposedTotal  int           `json:"exposed_total,omitempty"` // lines of the checklist after a leak, which only the keys open
+	Exposed       []Exposed     `json:"exposed,omitempty"`       // the checklist, but in "status"
+	ExposedAdvice []string      `json:"exposed_advice,omitempty"`
+	Plan          *RotationPlan `json:"plan,omitempty"` // of "rotate instance"
+	Do            []string      `json:"do"`             // what is left to a person, in order
+	Next          []string      `json:"next"`           // commands
+	Warnings      []string      `json:"warnings"`
+	Seconds       float64       `json:"seconds"` // of this command
+	Error         *Error        `json:"error,omitempty"`
 }
 
 // RotationStep is one step of a rotation.
@@ -153,7 +158,8 @@ type RotationBackup struct {
 	ID      string    `json:"id"`
 	Target  string    `json:"target"`
 	Created time.Time `json:"created"`
-	Taken   bool      `json:"taken"` // by the rotation itself, not found
+	Taken   bool      `json:"taken"`                    // by the rotation itself, not found
+	Missed  []string  `json:"missed_targets,omitempty"` // that it was meant for and is not in, with the reason
 }
 
 // RolledBack counts what a rollback did.

@@ -43,6 +43,8 @@ type App struct {
 	host  config.Host
 	audit *audit.Log
 	state *state.DB // nil until memory opens it
+	// stateNamed: an option says where the state folder is.
+	stateNamed bool
 }
 
 // Open reads the configuration, and removes private copies that a killed run has
@@ -57,7 +59,7 @@ func Open(o Options) (*App, error) {
 	if o.Env == nil {
 		o.Env = os.LookupEnv
 	}
-	a := &App{Options: o, host: config.Host{Env: o.Env}}
+	a := &App{Options: o, stateNamed: o.StateDir != "", host: config.Host{Env: o.Env}}
 	var err error
 	if a.conf, err = config.Load(o.ConfigFile, a.host); err != nil {
 		return nil, err

@@ -181,7 +181,7 @@ func (a *App) verifyWith(ctx context.Context, arc opened, o ArchiveOptions, key 
 	v, err := scratch.verify(ctx, cfg)
 	a.remember(ctx, arc, level, err)
 	if err != nil {
-		return nil, a.explainKey(ctx, err, arc, key)
+		return nil, a.explainKey(ctx, err, arc, key, o)
 	}
 	if err := scratch.prove(ctx, cfg, v); err != nil {
 		return nil, err
@@ -233,7 +233,7 @@ func (a *App) keyFor(io InstanceOptions, name, dir string) (resolvedKey, error) 
 
 // explainKey adds to a wrong-key error what is odd about the key, and which
 // archives of the target it does belong to.
-func (a *App) explainKey(ctx context.Context, err error, arc opened, key resolvedKey) error {
+func (a *App) explainKey(ctx context.Context, err error, arc opened, key resolvedKey, o ArchiveOptions) error {
 	var p *problem.Error
 	if !errors.As(err, &p) || p.Kind != problem.WrongKey || key.key.IsZero() {
 		return err
@@ -241,7 +241,7 @@ func (a *App) explainKey(ctx context.Context, err error, arc opened, key resolve
 	hintKey(p, key)
 	hintArchives(p, a.archivesOf(ctx, arc, string(key.key.Fingerprint())))
 	if signed, err := backup.ReadSidecar(ctx, arc.store, arc.id, arc.trust); err == nil {
-		a.hintRetired(p, signed.Sidecar)
+		a.hintRetired(p, signed.Sidecar, o)
 	}
 	return p
 }

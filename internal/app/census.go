@@ -107,10 +107,10 @@ func verdict(doc *api.Census, in *instance, key resolvedKey, proved int64) error
 
 // bundleDir is where n8n keeps execution data on disk (2.6 and later, by choice).
 func (in *instance) bundleDir() string {
-	if dir := filepath.Join(in.dir, "storage"); in.dir != "" && isDir(dir) {
-		return dir
+	if in.dir == "" {
+		return ""
 	}
-	return ""
+	return filepath.Join(in.dir, "storage")
 }
 
 func sourceText(k api.KeySource) string {

@@ -43,6 +43,8 @@ type instance struct {
 	prefix   string
 	schema   string
 	keyFile  string
+	// keyOption is the option that named keyFile; "" is --key-file.
+	keyOption string
 	known    *namedDatabase // of a command that changes the database
 }
 
@@ -205,11 +207,10 @@ type resolvedKey struct {
 // key resolves the instance key as the n8n of that version would, an explicit
 // key file first.
 func (a *App) key(in *instance, n8nVersion string) (resolvedKey, error) {
-	sources := n8nhome.KeySources{KeyFile: in.keyFile, Env: a.Env, Dir: in.dir, N8NVersion: n8nVersion}
-	label := ""
+	sources := n8nhome.KeySources{KeyFile: in.keyFile, Named: in.keyOption, Env: a.Env, Dir: in.dir, N8NVersion: n8nVersion}
 	if in.keyFile == "" && !in.conf.Key.IsZero() {
 		if path, ok := in.conf.Key.File(); ok {
-			sources.KeyFile, label = path, "n8keep.yaml"
+			sources.KeyFile, sources.Named = path, "n8keep.yaml"
 		} else {
 			return a.keyFromReference(in.conf.Key)
 		}
@@ -219,9 +220,6 @@ func (a *App) key(in *instance, n8nVersion string) (resolvedKey, error) {
 		return resolvedKey{}, err
 	}
 	out := resolvedKey{key: res.Key, source: api.KeySource{Source: res.Winner.Name, Where: res.Winner.Where}, warnings: res.Warnings}
-	if label != "" {
-		out.source.Source = label
-	}
 	for _, o := range res.Others {
 		same := o.Same
 		out.keys = append(out.keys, o.Key)

@@ -87,7 +87,7 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 		Receipt: receipt, WorkDir: a.WorkDir, Programs: r.PgBin, Logger: a.Logger, Progress: a.Progress}
 	others := func(fp n8ncrypt.Fingerprint) []archive.ID { return a.archivesOf(ctx, arc, string(fp)) }
 	if server {
-		return a.restorePostgres(ctx, arc, signed.Sidecar, key, verify, restore.PostgresConfig{Owner: owner, OtherArchives: others}, r, counts)
+		return a.restorePostgres(ctx, arc, o, signed.Sidecar, key, verify, restore.PostgresConfig{Owner: owner, OtherArchives: others}, r, counts)
 	}
 	var verified *backup.Verified
 	// The health URL of the configuration is that of the instance that lives there.
@@ -113,7 +113,7 @@ func (a *App) Restore(ctx context.Context, o ArchiveOptions, io InstanceOptions,
 	if err != nil {
 		if p := (*problem.Error)(nil); errors.As(err, &p) && p.Kind == problem.WrongKey {
 			hintKey(p, key)
-			a.hintRetired(p, signed.Sidecar)
+			a.hintRetired(p, signed.Sidecar, o)
 		}
 		return nil, err
 	}

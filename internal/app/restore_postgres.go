@@ -73,7 +73,7 @@ func hasPassword(dsn string) bool {
 }
 
 // restorePostgres puts an archive into a server.
-func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Sidecar, key resolvedKey, verify backup.VerifyConfig, cfg restore.PostgresConfig, r RestoreOptions, counts map[string]int64) (*api.Restore, error) {
+func (a *App) restorePostgres(ctx context.Context, arc opened, o ArchiveOptions, side archive.Sidecar, key resolvedKey, verify backup.VerifyConfig, cfg restore.PostgresConfig, r RestoreOptions, counts map[string]int64) (*api.Restore, error) {
 	start := a.Now()
 	var err error
 	if cfg.DSN, err = a.serverAddress("--to", r.To); err != nil {
@@ -115,7 +115,7 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, side archive.Side
 	if err != nil {
 		if p := (*problem.Error)(nil); errors.As(err, &p) && p.Kind == problem.WrongKey {
 			hintKey(p, key)
-			a.hintRetired(p, side)
+			a.hintRetired(p, side, o)
 		}
 		return nil, err
 	}

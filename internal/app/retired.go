@@ -32,10 +32,10 @@ func (a *App) retiredKey(ctx context.Context, o ArchiveOptions, side archive.Sid
 }
 
 // hintRetired says of a key that is not the archive's that the keyring has the right
-// one.
-func (a *App) hintRetired(err error, side archive.Sidecar) {
+// one, unless the user has asked for that already.
+func (a *App) hintRetired(err error, side archive.Sidecar, o ArchiveOptions) {
 	var p *problem.Error
-	if !errors.As(err, &p) || p.Kind != problem.WrongKey {
+	if o.RetiredKey || !errors.As(err, &p) || p.Kind != problem.WrongKey {
 		return
 	}
 	entry, ok, err := keyring.New(keyring.Config{StateDir: a.StateDir, Now: a.Now}).Instance(side.Instance)

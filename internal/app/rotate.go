@@ -97,7 +97,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	if r.old, err = a.key(in, version); err != nil {
 		return nil, nil, err
 	}
-	if r.new, err = a.keyAt(o.NewKeyFile); err != nil {
+	if r.new, err = a.keyAt(newKeyFile, o.NewKeyFile); err != nil {
 		return nil, nil, err
 	}
 	if err := a.serve(r, r.old); err != nil {
@@ -147,7 +147,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 		return nil, nil, err
 	}
 	cfg.Instance, cfg.Database, cfg.Choices, cfg.Files, cfg.Storage = in.name, in.known.at, choices, made.files, in.bundleDir()
-	cfg.SameDatabase = in.known.same
+	cfg.SameDatabase, cfg.Plan = in.known.same, made.plan
 	if cfg.Reopen, err = r.reopening(a, o); err != nil {
 		return nil, nil, err
 	}
@@ -159,7 +159,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 		return plan, nil, err
 	}
 	done = resultDoc(res)
-	done.Plan, done.Exposed, done.LeftBehind = plan, plan.Exposed, plan.LeftBehind
+	done.Plan = plan
 	done.Do = slices.Concat(made.before, done.Do, made.afterwards)
 	counts["changed"], counts["quarantined"] = done.Values, done.Quarantine
 	if o.Finalise && (err == nil || problem.KindOf(err) == problem.Partial) {
@@ -169,7 +169,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 		}
 	}
 	done.Seconds = a.since(start)
-	return plan, done, err
+	return plan, done, a.journalGone(err, done)
 }
 
 // spec is how n8n is stopped and started: as the options say, else the configuration.
@@ -347,11 +347,19 @@ func (a *App) backupInWords(ctx context.Context, r *rotating) (string, error) {
 	if err := a.ready(ctx, &r.backup); err != nil {
 		return "", err
 	}
-	where, err := a.targetLocation(r.backup.targets[0])
-	if err != nil {
-		return "", err
+	var places []string
+	for _, t := range r.backup.targets {
+		where, err := a.targetLocation(t)
+		if err != nil {
+			return "", err
+		}
+		places = append(places, where)
 	}
-	return "one is taken into " + where + ", and verified with every secret", nil
+	verified := "verified with every secret"
+	if len(places) > 1 {
+		verified += " in the first that has it; one that misses it is a warning"
+	}
+	return "one is taken into " + strings.Join(places, ", ") + ", and " + verified, nil
 }
 
 // reopening is what the journal keeps.
@@ -410,5 +418,18 @@ func resultDoc(res *rotate.Result) *api.Rotation {
 	doc.Warnings = append(doc.Warnings, res.Warnings...)
 	doc.Do = append(doc.Do, res.Do...)
 	doc.Next = list(res.Next)
+	if e := res.Exposure; e != nil {
+		for _, x := range e.List {
+			doc.Exposed = append(doc.Exposed, exposedDoc(x))
+		}
+		doc.ExposedAdvice = e.Advice
+		switch state := res.Journal.State; {
+		case !e.LeavesDataKey():
+		case state == rotate.Finalised:
+			doc.Do = append(doc.Do, "make a new data key now: \"n8keep data-key rotate\"; the active one could be read with the old key")
+		case !state.Ended() && state != rotate.RollingBack && state != rotate.RollbackCommitting && state != rotate.RollbackApplied:
+			doc.Do = append(doc.Do, "in this order: \"n8keep rotate finalise "+res.Journal.ID+"\", then \"n8keep data-key rotate\", which is refused before; the active data key could be read with the old key")
+		}
+	}
 	return doc
 }

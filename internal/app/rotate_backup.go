@@ -70,10 +70,13 @@ func (a *App) take(ctx context.Context, b rotationBackup) (rotate.BackupRef, err
 		return rotate.BackupRef{}, err
 	}
 	given := ""
+	var missed []string
 	for i, t := range doc.Targets {
-		if t.Problem == "" {
+		switch {
+		case t.Problem != "":
+			missed = append(missed, t.Target+": "+t.Problem)
+		case given == "":
 			given = b.targets[i]
-			break
 		}
 	}
 	if given == "" {
@@ -91,7 +94,7 @@ func (a *App) take(ctx context.Context, b rotationBackup) (rotate.BackupRef, err
 	case err != nil:
 		return rotate.BackupRef{}, b.unverified(err, doc.ID)
 	}
-	return rotate.BackupRef{ID: doc.ID, Target: arc.store.Properties().Location, Created: doc.Time, Taken: true}, nil
+	return rotate.BackupRef{ID: doc.ID, Target: arc.store.Properties().Location, Created: doc.Time, Taken: true, Missed: missed}, nil
 }
 
 func (b *rotationBackup) unverified(err error, id string) error {

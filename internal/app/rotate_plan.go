@@ -19,6 +19,7 @@ import (
 // plannedRotation is a plan with what carrying it out needs.
 type plannedRotation struct {
 	doc     *api.RotationPlan
+	plan    *rotate.Plan
 	refused error
 	files   []n8nhome.KeyFile // that get the new key, n8n's config last
 	// before and afterwards are left to a person: before n8n starts with the new key,
@@ -61,7 +62,7 @@ func (a *App) rotationPlan(ctx context.Context, r *rotating, choices rotate.Choi
 	if err != nil {
 		return nil, err
 	}
-	made.doc, made.refused = planDoc(p, r), explainWrongKey(p.Refused(), r.old)
+	made.doc, made.plan, made.refused = planDoc(p, r), p, explainWrongKey(p.Refused(), r.old)
 	made.doc.Warnings = slices.Concat(made.doc.Warnings, in.known.doubts(), warnings)
 	return made, nil
 }
@@ -132,6 +133,9 @@ func (a *App) keySources(ctx context.Context, r *rotating, version string, made 
 	cfg := n8nhome.KeyPlacesConfig{Key: r.old.key, New: r.new.key, NewKeyFile: r.new.source.Where, Env: a.Env, Dir: in.dir, N8NVersion: version}
 	var warnings []string
 	if r.service != nil {
+		for _, what := range r.service.Unchecked(ctx) {
+			warnings = append(warnings, "n8keep cannot see "+what)
+		}
 		d, err := r.service.Deployment(ctx)
 		if err != nil {
 			if ctx.Err() != nil {

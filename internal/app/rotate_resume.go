@@ -118,16 +118,13 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 		return nil, err
 	}
 	cfg.ID, cfg.Database = j.ID, r.in.identity()
-	err = do(ctx, r, cfg, j, doc)
+	err = a.journalGone(do(ctx, r, cfg, j, doc), doc)
 	counts["changed"], counts["quarantined"] = doc.Values, doc.Quarantine
 	if u := doc.Rollback; u != nil {
 		counts["restored"], counts["rewritten"], counts["gone"] = u.Restored, u.Rewritten, u.Gone
 	}
 	if r.keySetByUser && doc.State == string(rotate.RolledBack) && j.State != rotate.Preparing {
 		doc.Do = append([]string{fmt.Sprintf("where you have set the new key yourself, set N8N_ENCRYPTION_KEY back to the old one, %s, before n8n starts: with the new key n8n reads nothing and writes what nobody else reads", j.Old.Fingerprint)}, doc.Do...)
-	}
-	if j.Choices.AfterLeak && (doc.State == string(rotate.Verified) || doc.State == string(rotate.Finalised)) {
-		doc.Do = append(doc.Do, "go through the checklist of what was exposed, which the plan has printed; once the rotation is finalised, \"n8keep rotate instance --after-leak --dry-run\" with yet another new key prints it again")
 	}
 	doc.Seconds = a.since(start)
 	return doc, err
@@ -169,10 +166,9 @@ func (a *App) finalise(ctx context.Context, r *rotating, cfg rotate.Config, j *r
 		}
 		hooks.Backup = func(ctx context.Context) (rotate.BackupRef, error) { return a.take(ctx, after) }
 	}
-	plan, exposed, left := doc.Plan, doc.Exposed, doc.LeftBehind
-	warnings, todo := doc.Warnings, doc.Do
+	plan, warnings, todo := doc.Plan, doc.Warnings, doc.Do
 	err := a.engine(doc, func() (*rotate.Result, error) { return rotate.Finalise(ctx, cfg, hooks) })
-	doc.Plan, doc.Exposed, doc.LeftBehind = plan, exposed, left
+	doc.Plan = plan
 	doc.Warnings, doc.Do = append(warnings, doc.Warnings...), append(todo, doc.Do...)
 	if doc.State != string(rotate.Finalised) {
 		return err
@@ -248,18 +244,18 @@ func (o HookOptions) named() bool {
 // journal itself. One that is not found stays zero; the engine says whether it can do
 // without.
 func (a *App) journalKeys(r *rotating, j *rotate.Journal, o JournalOptions) (err error) {
-	given := func(path string, into *resolvedKey) error {
+	given := func(option, path string, into *resolvedKey) error {
 		if path == "" {
 			return nil
 		}
-		k, err := a.keyAt(path)
+		k, err := a.keyAt(option, path)
 		*into = k
 		return err
 	}
-	if err := given(o.KeyFile, &r.old); err != nil {
+	if err := given(n8nhome.FromKeyFile, o.KeyFile, &r.old); err != nil {
 		return err
 	}
-	if err := given(o.NewKeyFile, &r.new); err != nil {
+	if err := given(newKeyFile, o.NewKeyFile, &r.new); err != nil {
 		return err
 	}
 	var found []resolvedKey
@@ -297,7 +293,7 @@ func (a *App) recordedKey(path string) (resolvedKey, bool) {
 	if path == "" {
 		return resolvedKey{}, false
 	}
-	if k, err := a.keyAt(path); err == nil {
+	if k, err := a.keyAt("", path); err == nil {
 		return k, true
 	}
 	for _, f := range []n8nhome.KeyFile{{Form: n8nhome.ConfigForm, Name: path}, n8nhome.PlainKeyFile(path)} {
@@ -308,8 +304,13 @@ func (a *App) recordedKey(path string) (resolvedKey, bool) {
 	return resolvedKey{}, false
 }
 
-// keyAt reads a key from a file.
-func (a *App) keyAt(path string) (resolvedKey, error) { return a.key(&instance{keyFile: path}, "") }
+// keyAt reads a key from the file that an option names.
+func (a *App) keyAt(option, path string) (resolvedKey, error) {
+	return a.key(&instance{keyFile: path, keyOption: option}, "")
+}
+
+// newKeyFile is the option with the key that n8n is to have.
+const newKeyFile = "--new-key-file"
 
 func isFile(path string) bool {
 	info, err := os.Stat(path)

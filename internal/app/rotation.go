@@ -3,8 +3,12 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/n8keep/n8keep/internal/api"
@@ -86,6 +90,10 @@ type reopening struct {
 
 // Rotations lists what the state folder knows.
 func (a *App) Rotations(ctx context.Context) (*api.Rotations, error) {
+	if a.stateNamed && !isDir(a.StateDir) {
+		return nil, problem.New(problem.Usage, "there is no state folder %q", a.StateDir).
+			WithHint("give the one in which the rotation was begun with --state-dir, or leave that out: the default is ~/.local/state/n8keep")
+	}
 	list, err := rotate.List(a.StateDir)
 	if err != nil && len(list) == 0 {
 		return nil, err
@@ -113,7 +121,7 @@ func (a *App) RotationStatus(ctx context.Context, id string) (*api.Rotation, err
 func rotationDoc(j *rotate.Journal) *api.Rotation {
 	doc := &api.Rotation{ID: j.ID, Instance: j.Instance, Database: j.Database, State: string(j.State), Started: j.Started.UTC(), Ended: timeOf(j.Ended),
 		OldKey: keyRef(j.Old), NewKey: keyRef(j.New), AfterLeak: j.Choices.AfterLeak, Steps: []api.RotationStep{}, Backup: backupRefDoc(j.Backup), Fresh: backupRefDoc(j.Fresh),
-		Values: j.Values, Quarantine: j.LeftTotal, Downtime: j.Downtime().Seconds(), Do: []string{}, Next: list(j.Next()), Warnings: []string{}}
+		Values: j.Values, Quarantine: j.LeftTotal, ExposedTotal: j.Exposed, Downtime: j.Downtime().Seconds(), Do: []string{}, Next: list(j.Next()), Warnings: []string{}}
 	for _, s := range j.Steps {
 		step := api.RotationStep{Step: string(s.Name), State: first(s.Result, "begun"), Began: timeOf(s.Begun), Detail: s.Detail}
 		if !s.Ended.IsZero() {
@@ -121,11 +129,19 @@ func rotationDoc(j *rotate.Journal) *api.Rotation {
 		}
 		doc.Steps = append(doc.Steps, step)
 	}
+	if l := j.LeftBehind; l != nil && j.State != rotate.RolledBack && j.State != rotate.Abandoned {
+		doc.LeftBehind, doc.LeftValues, doc.LeftKeyed, doc.LeftUnseen = l.Executions, l.Values, l.Keyed, l.Unseen
+	}
 	if u := j.Undone; u != nil {
 		doc.Rollback = &api.RolledBack{Restored: u.Restored, Rewritten: u.Rewritten, Gone: u.Gone}
 	}
 	for _, l := range j.Left {
 		doc.Left = append(doc.Left, api.Secret{Place: string(l.Place), Row: l.Row, Problem: string(l.Problem)})
+	}
+	for _, b := range []*rotate.BackupRef{j.Backup, j.Fresh} {
+		if b != nil && len(b.Missed) > 0 {
+			doc.Warnings = append(doc.Warnings, fmt.Sprintf("the backup %q is in %s, and not in %s", b.ID, b.Target, strings.Join(b.Missed, "; ")))
+		}
 	}
 	if !j.State.Ended() {
 		doc.Situation = j.Situation()
@@ -141,7 +157,28 @@ func backupRefDoc(b *rotate.BackupRef) *api.RotationBackup {
 	if b == nil {
 		return nil
 	}
-	return &api.RotationBackup{ID: b.ID, Target: b.Target, Created: b.Created.UTC(), Taken: b.Taken}
+	return &api.RotationBackup{ID: b.ID, Target: b.Target, Created: b.Created.UTC(), Taken: b.Taken, Missed: b.Missed}
+}
+
+// journalGone is what to say when a rotation has failed and its journal is not there any
+// more, because a command that stops or starts n8n, or somebody, has removed it: what
+// failed since failed because of it.
+func (a *App) journalGone(err error, done *api.Rotation) error {
+	dir := filepath.Join(a.StateDir, "rotations", done.ID)
+	if _, gone := os.Stat(dir); err == nil || !errors.Is(gone, fs.ErrNotExist) {
+		return err
+	}
+	p := problem.New(problem.Damaged, "the journal of rotation %q was removed while it was under way: there is no %q any more", done.ID, dir)
+	if done.Situation != "" {
+		p.WithHint("%s", done.Situation)
+	}
+	p.WithHint("find out what removes it: a command that stops or starts n8n?").
+		WithHint("if there is a copy of the folder, put it back and go on with \"n8keep rotate resume %s\"; if not, there is no way back: keep both keys, and see with \"n8keep key find --candidate FILE\" which one opens the database", done.ID)
+	if done.Backup != nil {
+		p.WithHint("the backup of before the rotation is %q in %s", done.Backup.ID, done.Backup.Target)
+	}
+	done.Next = []string{}
+	return p
 }
 
 // since is how many seconds ago t was.

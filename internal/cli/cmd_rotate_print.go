@@ -174,7 +174,16 @@ func (c *commands) printRotation(d *api.Rotation) {
 		pairs = append(pairs, "quarantined", Plural(d.Quarantine, "value")+" that no key opens, left as they are")
 	}
 	if d.LeftBehind > 0 {
-		pairs = append(pairs, "left", Plural(d.LeftBehind, "finished execution")+" left under the old key: retry of these fails")
+		pairs = append(pairs, "left", Plural(d.LeftBehind, "finished execution")+" left under the old key, with "+Plural(d.LeftValues, "value")+": retry of these fails")
+	}
+	if d.LeftKeyed > 0 {
+		pairs = append(pairs, "left", Plural(d.LeftKeyed, "finished execution")+" left under data keys that could be read with the old key")
+	}
+	if d.LeftUnseen > 0 {
+		pairs = append(pairs, "left", Plural(d.LeftUnseen, "finished execution")+" in files, S3 or Azure, which nobody looked into")
+	}
+	if d.ExposedTotal > 0 && len(d.Exposed) == 0 && len(d.Next) > 0 {
+		pairs = append(pairs, "exposed", Plural(int64(d.ExposedTotal), "line")+" on the checklist, which \"n8keep rotate resume "+d.ID+"\" prints")
 	}
 	if r := d.Rollback; r != nil {
 		pairs = append(pairs, "rolled back", fmt.Sprintf("%d as they were, %d written by n8n since and encrypted with the old key, %d deleted since", r.Restored, r.Rewritten, r.Gone))
@@ -197,7 +206,7 @@ func (c *commands) printRotation(d *api.Rotation) {
 	}
 	c.printFailures(d.Left)
 	if d.Plan == nil { // which was shown before it was carried out
-		c.printExposed(d.Exposed, nil)
+		c.printExposed(d.Exposed, d.ExposedAdvice)
 	}
 	c.list("to do", d.Do)
 	if len(d.NeedOldKey) > 0 {

@@ -86,7 +86,7 @@ type Listing struct {
 	Failures []n8ndb.Secret
 	Unlisted []n8ndb.Unlisted // ciphertext outside the catalogue, of Retire only
 	Missing  map[string]int64 // ids that values name and no row has, with their number
-	Bundles  n8ndb.Bundles    // executions that are not in the database
+	Bundles  n8ndb.Bundles    // executions that are not in the database: of List unfinished ones, of Retire all
 	Warnings []string
 
 	unread int64 // values of which nobody can say which key they are under
@@ -120,8 +120,9 @@ func (l *Listing) Key(id string) *Key {
 func List(ctx context.Context, cfg Config) (*Listing, error) { return list(ctx, cfg, false) }
 
 func list(ctx context.Context, cfg Config, everything bool) (*Listing, error) {
+	bundles := n8ndb.Unfinished
 	if everything {
-		cfg.Executions = n8ndb.AllExecutions
+		cfg.Executions, bundles = n8ndb.AllExecutions, n8ndb.AllExecutions
 	}
 	version, err := cfg.DB.Version(ctx)
 	if err != nil {
@@ -150,7 +151,7 @@ func list(ctx context.Context, cfg Config, everything bool) (*Listing, error) {
 			Opens: r.Wrap != "", Wrap: r.Wrap, Legacy: r.Legacy(), Same: r.Legacy() && r.Wrap != "" && !others[r.ID],
 			ByPlace: map[n8ndb.PlaceID]int64{}, Retired: retired[r.ID]})
 	}
-	if l.Bundles, err = cfg.DB.Bundles(ctx, cfg.Storage); err != nil {
+	if l.Bundles, err = cfg.DB.BundlesOf(ctx, cfg.Storage, bundles); err != nil {
 		return nil, err
 	}
 	v2 := map[n8ndb.PlaceID]bool{}

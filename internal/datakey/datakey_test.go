@@ -303,6 +303,12 @@ func TestRetireRefusals(t *testing.T) {
 		{"in S3", func(_, i, _ string) string { return i }, func(t *testing.T, s *set, _ string) {
 			s.Exec(t, s.location, `UPDATE execution_entity SET status = 'waiting', "storedAt" = 's3' WHERE id = (SELECT min(id) FROM execution_entity)`)
 		}, problem.CheckFailed, "it cannot be proved that nothing uses the data key", "costs nothing"},
+		{"finished in Azure", func(_, i, _ string) string { return i }, func(t *testing.T, s *set, _ string) {
+			s.Exec(t, s.location, `UPDATE execution_entity SET status = 'success', finished = true, "storedAt" = 'az' WHERE id = (SELECT min(id) FROM execution_entity)`)
+		}, problem.CheckFailed, "1 execution in S3 or Azure cannot be read", "costs nothing"},
+		{"finished, its file gone", func(_, i, _ string) string { return i }, func(t *testing.T, s *set, _ string) {
+			s.Exec(t, s.location, `UPDATE execution_entity SET status = 'success', finished = true, "storedAt" = 'fs' WHERE id = (SELECT min(id) FROM execution_entity)`)
+		}, problem.CheckFailed, "the data of 1 execution is not in n8n's storage folder", "costs nothing"},
 		{"finished execution", func(_, i, _ string) string { return i }, func(t *testing.T, s *set, inactive string) {
 			k, err := dataKeyOf(s, inactive)
 			if err != nil {

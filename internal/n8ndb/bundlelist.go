@@ -11,8 +11,8 @@ import (
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
-// Bundles says where the data of executions that are not finished lies outside
-// the database (n8n >= 2.6, N8N_EXECUTION_DATA_STORAGE_MODE).
+// Bundles says where the data of executions lies outside the database (n8n >= 2.6,
+// N8N_EXECUTION_DATA_STORAGE_MODE).
 type Bundles struct {
 	Files     []string // below the storage folder, slash-separated, in order
 	Missing   []string // ids of executions kept in the folder whose file is not there
@@ -22,6 +22,12 @@ type Bundles struct {
 // Bundles finds the files of executions that are not finished in n8n's storage
 // folder, which need not exist.
 func (db *DB) Bundles(ctx context.Context, storage string) (Bundles, error) {
+	return db.BundlesOf(ctx, storage, Unfinished)
+}
+
+// BundlesOf is Bundles of the executions in scope. It holds a name or an id of each that
+// is not in the database.
+func (db *DB) BundlesOf(ctx context.Context, storage string, scope ExecutionScope) (Bundles, error) {
 	var found Bundles
 	ids := map[string]bool{} // value: its file was met
 	err := db.view(ctx, func(v *view) error {
@@ -29,7 +35,10 @@ func (db *DB) Bundles(ctx context.Context, storage string) (Bundles, error) {
 		if t.Column("id") == nil || t.Column("storedAt") == nil {
 			return nil
 		}
-		stmt := `SELECT e."id", e."storedAt" FROM ` + v.db.from(t) + ` AS e WHERE e."storedAt" <> 'db' AND ` + v.unfinished()
+		stmt := `SELECT e."id", e."storedAt" FROM ` + v.db.from(t) + ` AS e WHERE e."storedAt" <> 'db'`
+		if scope != AllExecutions {
+			stmt += " AND " + v.unfinished()
+		}
 		_, err := v.rows(ctx, stmt, nil, 2, 0, func(cols []any) error {
 			if textOf(cols[1]) == "fs" {
 				ids[textOf(cols[0])] = false

@@ -1,6 +1,7 @@
 package n8nhome
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,7 +25,7 @@ const (
 
 // Source is where a key was found.
 type Source struct {
-	Name  string // one of the From constants
+	Name  string // one of the From constants, or what KeySources.Named says
 	Where string // the path of a file, empty for a variable
 }
 
@@ -42,6 +43,9 @@ func (s Source) String() string {
 type KeySources struct {
 	// KeyFile is a file that a user has named; it beats everything. Optional.
 	KeyFile string
+	// Named is by what KeyFile was named: an option, or a configuration. "" is
+	// FromKeyFile.
+	Named string
 	// Env is the environment of n8n, or ours if it is started the same way; nil
 	// is an empty one.
 	Env Env
@@ -178,6 +182,7 @@ func ResolveKey(sources KeySources) (Resolution, error) {
 
 type candidate struct {
 	source   Source
+	explicit bool // a user has named the file
 	exists   bool
 	key      n8ncrypt.InstanceKey // zero when there is none, or with err
 	err      error
@@ -202,7 +207,7 @@ func (c *candidate) warn(format string, args ...any) {
 func (r *resolver) compare(winner, told, config *candidate) {
 	both := !told.key.IsZero() && !config.key.IsZero() && !told.key.Equal(config.key)
 	switch {
-	case winner.source.Name == FromKeyFile:
+	case winner.explicit:
 		for _, c := range []*candidate{told, config} {
 			if !c.key.IsZero() && !c.key.Equal(winner.key) {
 				r.warn("%s holds another key than %s, which is used", c.source, winner.source)
@@ -221,7 +226,7 @@ func (r *resolver) compare(winner, told, config *candidate) {
 
 // keyFile is the file that the user named. It has to be there.
 func (r *resolver) keyFile() (*candidate, error) {
-	c := &candidate{source: Source{FromKeyFile, r.KeyFile}, exists: r.KeyFile != ""}
+	c := &candidate{source: Source{cmp.Or(r.Named, FromKeyFile), r.KeyFile}, explicit: true, exists: r.KeyFile != ""}
 	if !c.exists {
 		return c, nil
 	}
@@ -231,8 +236,11 @@ func (r *resolver) keyFile() (*candidate, error) {
 	}
 	text = strings.TrimSuffix(text, "\n")
 	if settings := settingsPattern.MatchString(text); settings {
-		return nil, problem.New(problem.Usage, "key file %q is n8n's settings file, not a key", r.KeyFile).
-			WithHint("give n8n's folder with --n8n-dir DIR, or a file with nothing but the encryptionKey")
+		e := problem.New(problem.Usage, "key file %q is n8n's settings file, not a key", r.KeyFile)
+		if c.source.Name != FromKeyFile {
+			return nil, e.WithHint("%s", c.instead())
+		}
+		return nil, e.WithHint("give n8n's folder with --n8n-dir DIR, or a file with nothing but the encryptionKey")
 	}
 	c.describe(text)
 	return c, c.take(text)
@@ -336,10 +344,14 @@ func (c *candidate) take(text string) error {
 
 // instead says what to do about a source that has no key.
 func (c *candidate) instead() string {
-	switch c.source.Name {
-	case FromKeyFile:
-		return "give a file that holds n8n's instance key and nothing else, with --key-file FILE"
-	case FromEnvFile:
+	switch {
+	case c.explicit:
+		option := c.source.Name
+		if !strings.HasPrefix(option, "--") {
+			option = FromKeyFile
+		}
+		return "give a file that holds n8n's instance key and nothing else, with " + option + " FILE"
+	case c.source.Name == FromEnvFile:
 		return "correct " + FromEnvFile + " or unset it, or give the key with --key-file FILE"
 	}
 	return "give the key in a file with --key-file FILE"

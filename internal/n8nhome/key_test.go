@@ -333,3 +333,36 @@ func TestShortKeyWarning(t *testing.T) {
 		}
 	}
 }
+
+// TestNamedKeyFile: an error names the option that the file was given with.
+func TestNamedKeyFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	const option, hint = "--new-key-file", "give a file that holds n8n's instance key and nothing else, with --new-key-file FILE"
+	settings := write("config", `{"encryptionKey": "`+keyA+`"}`)
+	for file, text := range map[string]string{
+		filepath.Join(dir, "none"):  `the key file of --new-key-file "DIR/none" does not exist`,
+		write("empty", "\n"):        `the key file of --new-key-file "DIR/empty" is empty`,
+		write("bytes", "\xff\x00a"): `--new-key-file "DIR/bytes" holds bytes that are not text`,
+		settings:                    `key file "DIR/config" is n8n's settings file, not a key`,
+	} {
+		_, err := ResolveKey(KeySources{KeyFile: file, Named: option})
+		if err == nil || err.Error() != strings.ReplaceAll(text, "DIR", dir) || !strings.HasSuffix(problem.HintOf(err), hint) || strings.Contains(problem.HintOf(err), " "+FromKeyFile) {
+			t.Errorf("%v, %q", err, problem.HintOf(err))
+		}
+	}
+	_, err := ResolveKey(KeySources{KeyFile: filepath.Join(dir, "none"), Named: "n8keep.yaml"})
+	if err == nil || !strings.Contains(err.Error(), `the key file of n8keep.yaml "`) || !strings.Contains(problem.HintOf(err), "with --key-file FILE") {
+		t.Errorf("%v, %q", err, problem.HintOf(err))
+	}
+	got, err := ResolveKey(KeySources{KeyFile: write("key", keyA), Named: option, Dir: dir})
+	if err != nil || got.Winner.Name != option || len(got.Warnings) != 0 {
+		t.Errorf("%+v %v", got, err)
+	}
+}

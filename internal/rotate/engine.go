@@ -458,9 +458,12 @@ func (e *engine) result(err error) (*Result, error) {
 		}
 		return r, nil
 	}
-	p := &problem.Error{Kind: problem.KindOf(err), Op: fmt.Sprintf("rotation %q", e.j.ID), Msg: err.Error(), Hint: problem.HintOf(err), Err: err}
+	p := &problem.Error{Kind: problem.KindOf(err), Msg: err.Error(), Hint: problem.HintOf(err), Err: err}
 	if errors.Is(err, context.Canceled) {
 		p.Kind, p.Msg = problem.Interrupted, "interrupted"
+	}
+	if !strings.Contains(p.Msg, e.j.ID) {
+		p.Op = fmt.Sprintf("rotation %q", e.j.ID)
 	}
 	if e.distrust {
 		r.Next = nil

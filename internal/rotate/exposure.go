@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
 )
@@ -91,7 +92,7 @@ func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse, leakin
 		if version.Before(2, 39) {
 			e.Replaced, e.Do = false, "what is under these is encrypted with the instance key now, and none is active"
 			if leaking {
-				e.Do = "make a new one with \"n8keep data-key rotate\" once the rotation is finalised: the active one stays active, and n8n encrypts with it wherever its key rotation is on; what is under these is encrypted with the instance key now"
+				e.Do = leavesDataKey
 			}
 		}
 		list = append(list, e)
@@ -106,6 +107,15 @@ func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse, leakin
 		}
 	}
 	return list, leakAdvice(p)
+}
+
+// leavesDataKey: before it is finalised, nothing but the rotation changes keys.
+const leavesDataKey = "first \"n8keep rotate finalise\", then make a new one with \"n8keep data-key rotate\", which is refused (exit 11) before: the active one stays active, and n8n encrypts with it wherever its key rotation is on; what is under these is encrypted with the instance key now"
+
+// LeavesDataKey reports whether the active data key is one that could be read with the
+// old key, and stays active until somebody makes another one once the rotation is finalised.
+func (x *Exposure) LeavesDataKey() bool {
+	return slices.ContainsFunc(x.List, func(e Exposed) bool { return e.Do == leavesDataKey })
 }
 
 func leakAdvice(p *Plan) []string {

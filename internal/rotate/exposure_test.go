@@ -123,7 +123,7 @@ func TestExposureAsSetInTheEnvironment(t *testing.T) {
 			}
 		case "data key":
 			seen++
-			if e.Replaced || e.Do != "make a new one with \"n8keep data-key rotate\" once the rotation is finalised: the active one stays active, and n8n encrypts with it wherever its key rotation is on; what is under these is encrypted with the instance key now" {
+			if e.Replaced || e.Do != "first \"n8keep rotate finalise\", then make a new one with \"n8keep data-key rotate\", which is refused (exit 11) before: the active one stays active, and n8n encrypts with it wherever its key rotation is on; what is under these is encrypted with the instance key now" {
 				t.Errorf("%+v", e)
 			}
 		}
@@ -147,7 +147,7 @@ func TestDataKeyThatStays(t *testing.T) {
 	f := newPlanned(t, "2.38.7-sqlite-keyrotation", false)
 	for _, flag := range []string{"on", "off", ""} {
 		effect, do := says(f.plan(t, func(cfg *PlanConfig) { cfg.KeyRotation, cfg.Choices.AfterLeak = flag, true }))
-		if !effect || !strings.HasPrefix(do, "make a new one with \"n8keep data-key rotate\" once the rotation is finalised") {
+		if !effect || !strings.HasPrefix(do, "first \"n8keep rotate finalise\", then make a new one with \"n8keep data-key rotate\"") {
 			t.Errorf("flag %q: %t, %q", flag, effect, do)
 		}
 	}
