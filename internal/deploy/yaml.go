@@ -9,12 +9,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
-)
 
-// What a person writes is far below these; the parser recurses.
-const (
-	maxFlowDepth = 100
-	maxPerLine   = 200
+	"github.com/n8keep/n8keep/internal/yamlguard"
 )
 
 // parseYAML reads a YAML file of any number of documents. The parser gives the
@@ -27,8 +23,9 @@ func parseYAML(src string) (doc document, err error) {
 		}
 	}()
 	tokens := lexer.Tokenize(src)
-	if err := checkDepth(tokens); err != nil {
-		return nil, err
+	// What a person writes is far below these.
+	if line := (yamlguard.Limits{Depth: 100, PerLine: 200}).Exceeded(tokens); line > 0 {
+		return nil, fmt.Errorf("line %d is nested too deep", line)
 	}
 	y := &yamlParser{src: src, at: map[*token.Token][2]int{}, anchors: map[string]*node{}, used: map[*token.Token]bool{}}
 	if err := y.locate(tokens); err != nil {
@@ -38,7 +35,7 @@ func parseYAML(src string) (doc document, err error) {
 	file, err := parser.Parse(tokens, 0)
 	if err != nil {
 		// The parser's text quotes the file.
-		if line := errorLine(err); line > 0 {
+		if line := yamlguard.ErrorLine(err); line > 0 {
 			return nil, fmt.Errorf("line %d is not valid YAML", line)
 		}
 		return nil, errors.New("it is not valid YAML")
@@ -66,38 +63,6 @@ func parseYAML(src string) (doc document, err error) {
 // unknownForm refuses what the lexer and this package do not agree on.
 func unknownForm(t *token.Token) error {
 	return fmt.Errorf("line %d has a form of YAML that is not known here", t.Position.Line)
-}
-
-func errorLine(err error) int {
-	var line, column int
-	if n, _ := fmt.Sscanf(err.Error(), "[%d:%d]", &line, &column); n == 2 {
-		return line
-	}
-	return 0
-}
-
-// checkDepth refuses nesting that would exhaust the parser's stack. The depth of
-// blocks is bounded by the size of the file, since each level needs indentation,
-// but for what can stand many times on one line.
-func checkDepth(tokens token.Tokens) error {
-	depth, line, onLine := 0, 0, 0
-	for _, t := range tokens {
-		switch t.Type {
-		case token.MappingStartType, token.SequenceStartType:
-			depth++
-		case token.MappingEndType, token.SequenceEndType:
-			depth--
-		case token.SequenceEntryType, token.MappingKeyType, token.TagType, token.AnchorType:
-			if t.Position.Line != line {
-				line, onLine = t.Position.Line, 0
-			}
-			onLine++
-		}
-		if depth > maxFlowDepth || onLine > maxPerLine && depth == 0 {
-			return fmt.Errorf("line %d is nested too deep", t.Position.Line)
-		}
-	}
-	return nil
 }
 
 type yamlParser struct {

@@ -6,7 +6,10 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	yamlparser "github.com/goccy/go-yaml/parser"
+
+	"github.com/n8keep/n8keep/internal/yamlguard"
 )
 
 // maxDepth bounds the nesting that is followed.
@@ -94,10 +97,11 @@ func (p *parser) yaml(text string) (ok bool) {
 			ok = false
 		}
 	}()
-	if tooDeep(text) {
+	tokens := lexer.Tokenize(text)
+	if (yamlguard.Limits{Depth: maxDepth, PerLine: 2 * maxDepth}).Exceeded(tokens) > 0 {
 		return false
 	}
-	file, err := yamlparser.ParseBytes([]byte(text), 0)
+	file, err := yamlparser.Parse(tokens, 0)
 	if err != nil {
 		return false
 	}
@@ -115,22 +119,6 @@ func (p *parser) yaml(text string) (ok bool) {
 	}
 	p.list, p.notes = append(p.list, found.list...), append(p.notes, found.notes...)
 	return true
-}
-
-// tooDeep finds nesting that would exhaust the parser's stack.
-func tooDeep(text string) bool {
-	depth := 0
-	for _, c := range []byte(text) {
-		switch c {
-		case '[', '{':
-			if depth++; depth > maxDepth {
-				return true
-			}
-		case ']', '}', '\n':
-			depth = max(0, depth-1)
-		}
-	}
-	return false
 }
 
 // yamlWalk walks YAML nodes.

@@ -13,9 +13,9 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
 
 	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/internal/yamlguard"
 )
 
 // composeFile is a docker compose file, as far as it says where a key is. Anchors are
@@ -85,12 +85,6 @@ func (f *placeFinder) compose(name string) error {
 	return nil
 }
 
-// What a person writes is far below these; the parser recurses.
-const (
-	composeDepth   = 100
-	composePerLine = 200
-)
-
 func (c *composeFile) parse(text string) (err error) {
 	invalid := func(line int) error {
 		where := ""
@@ -106,29 +100,13 @@ func (c *composeFile) parse(text string) (err error) {
 		}
 	}()
 	tokens := lexer.Tokenize(text)
-	depth, line, onLine := 0, 0, 0
-	for _, t := range tokens {
-		switch t.Type {
-		case token.MappingStartType, token.SequenceStartType:
-			depth++
-		case token.MappingEndType, token.SequenceEndType:
-			depth--
-		case token.SequenceEntryType, token.MappingKeyType, token.TagType, token.AnchorType:
-			if t.Position.Line != line {
-				line, onLine = t.Position.Line, 0
-			}
-			onLine++
-		}
-		if depth > composeDepth || onLine > composePerLine {
-			return invalid(t.Position.Line)
-		}
+	// What a person writes is far below these.
+	if line := (yamlguard.Limits{Depth: 100, PerLine: 200}).Exceeded(tokens); line > 0 {
+		return invalid(line)
 	}
 	file, err := parser.Parse(tokens, 0)
 	if err != nil {
-		// The parser's text quotes the file.
-		var line, column int
-		_, _ = fmt.Sscanf(err.Error(), "[%d:%d]", &line, &column)
-		return invalid(line)
+		return invalid(yamlguard.ErrorLine(err))
 	}
 	for _, doc := range file.Docs {
 		if doc.Body != nil {

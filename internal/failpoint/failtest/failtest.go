@@ -8,7 +8,7 @@
 //	points := failtest.Points(t, j)  // the names of all that j passes
 //	failtest.Kill(t, j, 3)           // j, up to the third of them
 //
-// Points and Kill run the binary built with the tag failpoint, without the race
+// Do, Points and Kill run the binary built with the tag failpoint, without the race
 // detector, which slows down every start. It is built when the first of them is called,
 // in the folder of the package, and removed after the last test. The kernel kills a
 // child when the test binary dies.
@@ -44,8 +44,8 @@ var killable struct {
 	dir    string
 }
 
-// Main is what TestMain ends with. In a process that Command, Points or Kill has
-// started it does the job, and an error is printed and makes the process fail. Else it
+// Main is what TestMain ends with. In a process that one of the others has started it
+// does the job, and an error is printed and makes the process fail. Else it
 // runs the tests (m.Run, or what does that with servers around it).
 func Main[J any](run func() int, do func(J) error) int {
 	if text, ok := os.LookupEnv(jobVariable); ok {
@@ -87,6 +87,15 @@ func Command(t testing.TB, job any) *exec.Cmd {
 	cmd := exec.Command(binary)
 	cmd.Env = append(os.Environ(), jobVariable+"="+string(text))
 	return cmd
+}
+
+// Do does a job, which has to succeed, in a process without the race detector: what
+// leads up to a test takes a tenth of the time there.
+func Do(t testing.TB, job any) {
+	t.Helper()
+	if out, err := run(t, job, ""); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 }
 
 // Points does a job, which has to succeed, and returns the names of the points that it
