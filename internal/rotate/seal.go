@@ -61,8 +61,27 @@ func (s *sealing) under(format string, plaintext []byte) (string, bool, error) {
 		text, err := s.to.Wrap(plaintext)
 		return text, err == nil, err
 	}
-	sealed, err := s.to.EncryptCBC(plaintext)
+	key, err := s.readKey()
+	if err != nil {
+		return "", false, err
+	}
+	sealed, err := key.EncryptCBC(plaintext)
 	return sealed.String(), err == nil, err
+}
+
+// readKey is the key whose password for CBC is what this n8n makes of to: before 1.16 it
+// took the bytes of UTF-8, where later ones take one byte per character. Going back, to
+// may have characters beyond ASCII.
+func (s *sealing) readKey() (n8ncrypt.InstanceKey, error) {
+	if !s.version.Before(1, 16) {
+		return s.to, nil
+	}
+	text := s.to.Reveal()
+	bytes := make([]rune, len(text))
+	for i := range len(text) {
+		bytes[i] = rune(text[i])
+	}
+	return n8ncrypt.NewInstanceKey(string(bytes))
 }
 
 // legacy: n8n >= 2.39 reads un-prefixed values with the key in this row and writes them

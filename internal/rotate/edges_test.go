@@ -1,0 +1,182 @@
+package rotate
+
+import (
+	"database/sql"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/n8keep/n8keep/internal/n8ndb"
+	"github.com/n8keep/n8keep/internal/problem"
+	"github.com/n8keep/n8keep/n8ncrypt"
+)
+
+// TestUnlistedAfterALeak: after a leak the sweep looks for values under the data keys of
+// before, too, active or not.
+func TestUnlistedAfterALeak(t *testing.T) {
+	b := newPlainBase(t, "2.41.1-sqlite")
+	for _, status := range []string{"active", "inactive"} {
+		for _, leak := range []bool{true, false} {
+			j := b.world(t)
+			j.Leak = leak
+			made, err := n8ncrypt.ParseDataKey("strayDataKey0001", strings.Repeat("77", 32))
+			if err != nil {
+				t.Fatal(err)
+			}
+			wrapped, err := n8ncrypt.WrapDataKey(mustKey(j.Old), made)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stray, err := made.Encrypt([]byte(`{"hidden":true}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.exec(t, j, `UPDATE deployment_key SET status = 'inactive' WHERE type = 'data_encryption'`)
+			b.exec(t, j, `INSERT INTO deployment_key (id, type, value, algorithm, status) VALUES ($1, 'data_encryption', $2, 'aes-256-gcm', $3)`, made.ID, wrapped, status)
+			b.exec(t, j, `INSERT INTO variables (id, key, value) VALUES ('v1', 'hidden', $1)`, stray.String())
+			before := b.rowsOf(t, j)
+			r, err := j.do()
+			if !leak { // it opens with what stays
+				if err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			says(t, status, err, problem.CheckFailed, "variables.value", "--accept-unlisted variables.value", "nothing was changed")
+			if r.Journal.State != Abandoned || b.rowsOf(t, j) != before {
+				t.Errorf("%s: %+v", status, r.Journal)
+			}
+		}
+	}
+}
+
+// TestClearValueChanges: a value in clear that is another one afterwards is noticed as
+// one that was encrypted is.
+func TestClearValueChanges(t *testing.T) {
+	b := newPlainBase(t, "2.38.7-sqlite")
+	j := b.world(t)
+	const signing = "deployment_key[signing.hmac]"
+	b.exec(t, j, `UPDATE deployment_key SET algorithm = NULL, value = 'aaaa' WHERE type = 'signing.hmac'`)
+	r, err := j.do()
+	if err != nil || r.Journal.Places[signing].Plain != 1 || len(r.Journal.ChangedSince) > 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	b.exec(t, j, `UPDATE deployment_key SET value = 'bbbb' WHERE type = 'signing.hmac'`)
+	j.Do = "finalise"
+	if r, err = j.do(); err != nil || fmt.Sprint(r.Journal.ChangedSince) != "["+signing+"]" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+
+	// Within the transaction that is an error.
+	before, after := map[n8ndb.PlaceID]PlaceProof{}, map[n8ndb.PlaceID]PlaceProof{}
+	for text, into := range map[string]map[n8ndb.PlaceID]PlaceProof{"aaaa": before, "bbbb": after} {
+		key, err := newJournalKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		key.digest = []byte("the same for both")
+		e := &engine{j: &Journal{}, key: key}
+		p := e.newProof()
+		p.digest(signing, "r1", []byte(text))
+		if err := p.visit(n8ndb.Secret{Place: signing, Row: "r1", Plain: true}); err != nil {
+			t.Fatal(err)
+		}
+		into[signing] = p.sums()[signing]
+	}
+	if places := differ(before, after); fmt.Sprint(places) != "["+signing+"]" {
+		t.Errorf("%v: %+v, %+v", places, before, after)
+	}
+}
+
+// column reads one text.
+func (b *base) column(t *testing.T, j job, query string) (text string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+j.path("home", "database.sqlite"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.QueryRow(query).Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// TestPartlyUndone: a database of which a part was put back by somebody is not guessed at
+// in the middle of a rollback's commit.
+func TestPartlyUndone(t *testing.T) {
+	b := newBase(t, "2.41.1-sqlite")
+	j := b.world(t)
+	const query = `SELECT data FROM credentials_entity WHERE id = 'labSmtp000000001'`
+	before := b.column(t, j, query)
+	if _, err := j.do(); err != nil {
+		t.Fatal(err)
+	}
+	after := b.column(t, j, query)
+	j.Do = "rollback"
+	if _, err := j.with(t, t.Context(), dead("commit 1")); err == nil {
+		t.Fatal("nothing failed")
+	}
+	if journal, err := Open(j.path("state"), testID); err != nil || journal.State != RollbackCommitting || journal.Undone.Held == 0 {
+		t.Fatalf("%+v, %v", journal, err)
+	}
+	b.exec(t, j, `UPDATE credentials_entity SET data = $1 WHERE id = 'labSmtp000000001'`, before)
+	for _, do := range []string{"rollback", "resume"} {
+		j.Do = do
+		r, err := j.do()
+		says(t, do, err, problem.Damaged, "columns hold what the rotation has written: its rollback has put back a part of them, which no commit leaves", "keep n8n stopped and the rotation's folder as it is",
+			"n8n was stopped by n8keep, and must not be started before")
+		if r.Journal.State != RollbackCommitting {
+			t.Fatalf("%+v", r.Journal)
+		}
+	}
+	b.exec(t, j, `UPDATE credentials_entity SET data = $1 WHERE id = 'labSmtp000000001'`, after)
+	b.finish(t, j, "rollback", "whole again")
+}
+
+// TestBackBeforeUTF8: n8n before 1.16 makes other bytes of a key beyond ASCII than later
+// ones, and reads what comes back under it all the same.
+func TestBackBeforeUTF8(t *testing.T) {
+	b := newPlainBase(t, "1.123.81-sqlite")
+	j := b.world(t)
+	j.Old = "alter-schlüssel-0123456789-äöü"
+	for name, text := range map[string]string{"config": fmt.Sprintf(configText, j.Old), "key-file": j.Old + "\n"} {
+		if err := os.WriteFile(j.path("home", name), []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &sealing{to: mustKey(j.Old)} // of a version as old as can be
+	old, _, err := s.under(n8ncrypt.CBC.String(), []byte(`{"from":"before"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, stmt := range []string{"DELETE FROM migrations", "DELETE FROM credentials_entity", `UPDATE "user" SET "mfaSecret" = NULL, "mfaRecoveryCodes" = NULL`, "DELETE FROM settings", "DELETE FROM execution_data"} {
+		b.exec(t, j, stmt)
+	}
+	insert := `INSERT INTO credentials_entity (id, name, type, data) VALUES ($1, 'x', 'x', $2)`
+	b.exec(t, j, insert, "before0000000001", old)
+	if _, err := j.do(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := mustKey(newText).EncryptCBC([]byte(`{"from":"since"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.exec(t, j, insert, "since00000000001", v.String())
+	j.Do = "rollback"
+	if r, err := j.do(); err != nil || r.Journal.Undone.Rewritten != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if now := b.column(t, j, `SELECT data FROM credentials_entity WHERE id = 'before0000000001'`); now != old {
+		t.Error("what was there before has other bytes")
+	}
+	now, err := n8ncrypt.ParseCBC(b.column(t, j, `SELECT data FROM credentials_entity WHERE id = 'since00000000001'`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, how, err := mustKey(j.Old).DecryptCBCEncoding(now, n8ncrypt.ShapeJSONObject)
+	if err != nil || how != n8ncrypt.UTF8 || string(text) != `{"from":"since"}` {
+		t.Errorf("%s, %q, %v", how, text, err)
+	}
+}
