@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 
 // job is what another process is to do, and in which world.
 type job struct {
-	Do      string // "run", "resume", "rollback", "finalise"
+	Do      string // "run", "resume", "rollback", "finalise", "give up", "stay"
 	Dir     string // of the world
 	DSN     string // PostgreSQL; "" for SQLite
 	Old     string // the old instance key
@@ -71,6 +71,18 @@ func (j job) do() (*Result, error) {
 		return Resume(ctx, cfg)
 	case "rollback":
 		return Rollback(ctx, cfg)
+	case "give up", "stay": // fail before the commit, which sends n8n back to work
+		failed := errors.New("failed by the test")
+		cfg.fault = at("preimages-complete 1", func() error { return failed })
+		run := Run
+		if j.Do == "stay" {
+			run = Rollback
+		}
+		r, err := run(ctx, cfg)
+		if errors.Is(err, failed) && (r.Journal.State == Abandoned || r.Journal.State == Verified) {
+			err = nil
+		}
+		return r, err
 	case "finalise":
 		return Finalise(ctx, cfg, FinaliseHooks{
 			Keyring: func(context.Context) error {
@@ -124,7 +136,7 @@ func (j job) config() (Config, error) {
 	if j.Waiting {
 		cfg.Choices.Executions = n8ndb.Unfinished
 	}
-	if j.Do != "run" { // the journal has them
+	if j.Do != "run" && j.Do != "give up" { // the journal has them
 		cfg.Files, cfg.Storage, cfg.Choices = nil, "", Choices{}
 	}
 	cfg.Read = func(ctx context.Context) (*n8ndb.DB, error) {
