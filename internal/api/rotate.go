@@ -32,13 +32,14 @@ type RotationPlan struct {
 	KeyPlaces     []KeyPlace      `json:"key_places"`
 	Effects       []string        `json:"effects"`
 	MFALogouts    int64           `json:"mfa_logouts"`
-	WaitingValues int64           `json:"waiting_values"`     // of executions that are not finished
-	Bundles       int64           `json:"bundles"`            // files of executions that are looked into
-	LeftBehind    int64           `json:"left_behind"`        // finished executions whose data stays under the old key
-	LeftValues    int64           `json:"left_behind_values"` // in these, as far as they are in the database
-	LeftUnseen    int64           `json:"left_behind_unseen"` // finished executions elsewhere, which nobody looked into
-	Backup        string          `json:"backup"`             // what is taken or accepted, in words
-	Service       string          `json:"service"`            // how n8n is stopped and started, in words
+	WaitingValues int64           `json:"waiting_values"`       // of executions that are not finished
+	Bundles       int64           `json:"bundles"`              // files of executions that are looked into
+	LeftBehind    int64           `json:"left_behind"`          // finished executions whose data stays under the old key
+	LeftValues    int64           `json:"left_behind_values"`   // in these, as far as they are in the database
+	LeftKeyed     int64           `json:"left_behind_data_key"` // after_leak: finished executions whose data stays under data keys that could be read with the old key
+	LeftUnseen    int64           `json:"left_behind_unseen"`   // finished executions elsewhere, which nobody looked into
+	Backup        string          `json:"backup"`               // what is taken or accepted, in words
+	Service       string          `json:"service"`              // how n8n is stopped and started, in words
 	JournalBytes  int64           `json:"journal_bytes"`
 	Exposed       []Exposed       `json:"exposed,omitempty"` // with after_leak
 	ExposedAdvice []string        `json:"exposed_advice,omitempty"`

@@ -45,7 +45,7 @@ type instance struct {
 	keyFile  string
 	// keyOption is the option that named keyFile; "" is --key-file.
 	keyOption string
-	known    *namedDatabase // of a command that changes the database
+	known     *namedDatabase // of a command that changes the database
 }
 
 func (a *App) instance(o InstanceOptions) (*instance, error) {

@@ -1,6 +1,8 @@
 package app_test
 
 import (
+	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,9 +11,13 @@ import (
 	"testing"
 
 	"filippo.io/age"
+	"github.com/google/go-cmp/cmp"
+	_ "modernc.org/sqlite"
 
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/app"
+	"github.com/n8keep/n8keep/internal/n8ndbtest"
+	"github.com/n8keep/n8keep/internal/n8nhome"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
@@ -160,5 +166,138 @@ func TestBackupMissedATarget(t *testing.T) {
 		if !slices.ContainsFunc(doc.Warnings, func(w string) bool { return strings.Contains(w, "is in "+good+", and not in "+gone+": ") }) {
 			t.Errorf("%q", doc.Warnings)
 		}
+	}
+}
+
+// TestAfterLeakSaysAgain: what stays under the old key, and the checklist after a leak,
+// are said by the later commands, too; and in which order a data key is replaced that
+// stays active.
+func TestAfterLeakSaysAgain(t *testing.T) {
+	d := newDesk(t, "")
+	for _, name := range []string{"config", "database.sqlite"} {
+		b, err := os.ReadFile(filepath.Join("../../testdata/fixtures/2.38.7-sqlite-keyrotation", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.write(filepath.Join("n8n", name), string(b))
+	}
+	home, err := n8nhome.ReadConfig(d.n8n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := home.Key.EncryptCBC([]byte(`{"version":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.sql(`UPDATE execution_entity SET status = 'success', finished = true, "waitTill" = NULL`)
+	d.sql(`UPDATE execution_data SET data = $1 WHERE "executionId" = (SELECT min("executionId") FROM execution_data)`, string(n8ndbtest.ExecutionData(left.String(), left.String(), left.String())))
+	d.sql(`UPDATE execution_entity SET "storedAt" = 'az' WHERE id = (SELECT max(id) FROM execution_entity)`)
+	ctx := t.Context()
+	d.opts.Env = with(d.opts.Env, map[string]string{"N8N_ENV_FEAT_ENCRYPTION_KEY_ROTATION": "true"})
+	plan, done, err := d.app().RotateInstance(ctx, app.InstanceOptions{N8NDir: d.n8n, Name: "prod"},
+		app.RotateOptions{NewKeyFile: d.write("new", newKeyText), NoBackup: true, AfterLeak: true, Confirm: sure})
+	if err != nil || len(plan.Exposed) == 0 || plan.LeftBehind != 1 || plan.LeftValues != 3 || plan.LeftUnseen != 1 {
+		t.Fatalf("%v, left behind: %d with %d, %d", err, plan.LeftBehind, plan.LeftValues, plan.LeftUnseen)
+	}
+	mentions := func(lines []string, text string) bool {
+		return slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, text) })
+	}
+	order := "in this order: \"n8keep rotate finalise " + done.ID + "\", then \"n8keep data-key rotate\""
+	check := func(what string, got *api.Rotation, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if got.LeftBehind != plan.LeftBehind || got.LeftValues != plan.LeftValues || got.LeftKeyed != plan.LeftKeyed || got.LeftUnseen != 1 || got.ExposedTotal != len(plan.Exposed) {
+			t.Errorf("%s: %+v", what, got)
+		}
+		if what == "status" {
+			return
+		}
+		if d := cmp.Diff(plan.Exposed, got.Exposed); d != "" {
+			t.Errorf("%s: %s", what, d)
+		}
+		if d := cmp.Diff(plan.ExposedAdvice, got.ExposedAdvice); d != "" {
+			t.Errorf("%s: %s", what, d)
+		}
+	}
+	check("rotate", done, nil)
+	status, err := d.app().RotationStatus(ctx, done.ID)
+	check("status", status, err)
+	again, err := d.app().RotateResume(ctx, app.JournalOptions{ID: done.ID, Confirm: certain})
+	check("resume", again, err)
+	if !mentions(done.Do, order) || !mentions(again.Do, order) {
+		t.Errorf("to do: %q and %q", done.Do, again.Do)
+	}
+	_, err = d.app().DataKeyRotate(ctx, app.InstanceOptions{N8NDir: d.n8n}, app.DataKeyOptions{Confirm: settled})
+	wantProblem(t, err, problem.Busy, "rotate finalise "+done.ID)
+	ended, err := d.app().RotateFinalise(ctx, app.JournalOptions{ID: done.ID, NoBackup: true, Confirm: certain})
+	check("finalise", ended, err)
+	if !mentions(ended.Do, "make a new data key now: \"n8keep data-key rotate\"") {
+		t.Errorf("to do: %q", ended.Do)
+	}
+	if _, err := d.app().DataKeyRotate(ctx, app.InstanceOptions{N8NDir: d.n8n}, app.DataKeyOptions{Confirm: settled}); err != nil {
+		t.Error(err)
+	}
+}
+
+// sql changes the database of the desk.
+func (d *desk) sql(stmt string, args ...any) {
+	d.t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(d.n8n, "database.sqlite"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	_, err = db.Exec(stmt, args...)
+	if err := errors.Join(err, db.Close()); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func with(env func(string) (string, bool), more map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		if v, ok := more[name]; ok {
+			return v, true
+		}
+		return env(name)
+	}
+}
+
+// TestWhatAServiceCannotSee: the plan says it.
+func TestWhatAServiceCannotSee(t *testing.T) {
+	d := newDesk(t, "")
+	plan, _, err := d.app().RotateInstance(t.Context(), app.InstanceOptions{N8NDir: d.n8n},
+		app.RotateOptions{NewKeyFile: d.write("new", newKeyText), NoBackup: true, DryRun: true, Hooks: app.HookOptions{StopCommand: "true", StartCommand: "true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"n8keep cannot see whether the ", "n8keep cannot see whether n8n itself says that it runs: give its address with --health-url"} {
+		if !slices.ContainsFunc(plan.Warnings, func(w string) bool { return strings.HasPrefix(w, text) }) {
+			t.Errorf("no %q in %q", text, plan.Warnings)
+		}
+	}
+}
+
+// TestStorageFolderMissing: with executions in files and no folder of them the plan is
+// refused; one that has no executions in files remembers which folder it would be.
+func TestStorageFolderMissing(t *testing.T) {
+	d := newDesk(t, "")
+	ctx, io := t.Context(), app.InstanceOptions{N8NDir: d.n8n, Name: "prod"}
+	o := app.RotateOptions{NewKeyFile: d.write("new", newKeyText), NoBackup: true, Confirm: sure}
+	_, done, err := d.app().RotateInstance(ctx, io, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(d.dir, ".local/state/n8keep/rotations", done.ID, "journal.json"))
+	if err != nil || !strings.Contains(string(b), fmt.Sprintf(`"storage": %q`, filepath.Join(d.n8n, "storage"))) {
+		t.Errorf("%s %v", b, err)
+	}
+	if _, err := d.app().RotateRollback(ctx, app.JournalOptions{ID: done.ID, Confirm: certain}); err != nil {
+		t.Fatal(err)
+	}
+	d.sql(`UPDATE execution_entity SET "storedAt" = 'fs', status = 'waiting' WHERE id = (SELECT min(id) FROM execution_entity)`)
+	plan, done, err := d.app().RotateInstance(ctx, io, o)
+	if err == nil || done != nil || !slices.ContainsFunc(plan.Refusals, func(r api.Refusal) bool { return strings.Contains(r.Message, filepath.Join(d.n8n, "storage")) }) {
+		t.Errorf("%+v %v", plan, err)
 	}
 }
