@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/n8keep/n8keep/internal/failpoint/failtest"
 	"github.com/n8keep/n8keep/internal/problem"
 )
 
@@ -114,9 +115,7 @@ func TestFullDiskGoingBack(t *testing.T) {
 	b := newBase(t, "2.41.1-sqlite")
 	start := func() job {
 		j := b.world(t)
-		if _, err := j.do(); err != nil {
-			t.Fatal(err)
-		}
+		failtest.Do(t, j)
 		j.Do = "rollback"
 		return j
 	}
