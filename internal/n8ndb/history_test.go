@@ -132,6 +132,9 @@ func historyExecutions(t *testing.T, path, prefix string, now time.Time) {
 func TestHistoryKeepsExecutions(t *testing.T) {
 	now := time.Date(2026, 8, 1, 2, 0, 0, 0, time.UTC)
 	for _, prefix := range []string{"", "n8n_", "odd\"pre'fix "} {
+		if prefix == "n8n_" && os.Getenv("N8KEEP_SOAK") == "" {
+			continue // the odd one is harder
+		}
 		_, path := snapCopyFixture(t, "2.41.1-sqlite")
 		if prefix != "" {
 			historyPrefix(t, path, prefix)
@@ -150,6 +153,9 @@ func TestHistoryKeepsExecutions(t *testing.T) {
 			{"1w", false, []string{"9001", "9002", "9003", "9004", "9005", "9011", "9012", "9013", "9014"}},
 			{"1d", true, []string{"9002", "9003"}},
 		} {
+			if prefix != "" && tt.history != "12h" && !(tt.history == "none" && tt.drop) && os.Getenv("N8KEEP_SOAK") == "" {
+				continue // names are all that differs
+			}
 			dest, report := historyTake(t, path, SnapshotConfig{TablePrefix: prefix, History: snapMust(ParseHistory(tt.history)),
 				DropWaiting: tt.drop, Now: func() time.Time { return now }})
 			name := fmt.Sprintf("%q %s drop=%v", prefix, tt.history, tt.drop)

@@ -71,7 +71,7 @@ func TestKilledAnywhere(t *testing.T) {
 			}
 			step := 1
 			if os.Getenv("N8KEEP_SOAK") != "1" {
-				step = max(1, len(points)/6)
+				step = max(1, len(points)/4)
 				if isPostgres(name) {
 					step = max(1, len(points)/2) // making a database takes a second
 				}

@@ -2,6 +2,7 @@ package reencrypt
 
 import (
 	"context"
+	"os"
 	"strings"
 	"testing"
 
@@ -11,7 +12,8 @@ import (
 )
 
 // TestThereAndBack: everything to the active key, and back to the instance key, on what
-// real n8n wrote; plaintexts stay what they were, and a second run finds nothing.
+// real n8n wrote; plaintexts stay what they were, and a second run finds nothing. Those
+// that TestEveryPlace has, with more in them, are left to the soak.
 func TestThereAndBack(t *testing.T) {
 	t.Parallel()
 	tested := 0
@@ -20,6 +22,9 @@ func TestThereAndBack(t *testing.T) {
 		old := !strings.HasPrefix(f.N8NVersion, "2.41")
 		if old && !strings.HasSuffix(name, "-keyrotation") {
 			continue // it has no data keys
+		}
+		if (name == "2.41.1-sqlite" || name == "2.41.1-postgres") && os.Getenv("N8KEEP_SOAK") == "" {
+			continue
 		}
 		tested++
 		t.Run(name, func(t *testing.T) {
@@ -49,7 +54,7 @@ func TestThereAndBack(t *testing.T) {
 			}
 		})
 	}
-	if tested < 5 {
+	if tested < 4 {
 		t.Errorf("only %d fixtures have data keys", tested)
 	}
 }
