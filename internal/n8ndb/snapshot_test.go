@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -322,8 +323,11 @@ func snapFixtureNames(t *testing.T) []string {
 }
 
 func TestSnapshotOfFixtures(t *testing.T) {
-	for _, name := range append(snapFixtureNames(t), "2.41.1-sqlite/raw-hot") {
-		for _, history := range []string{"all", "none", "3650d"} {
+	for i, name := range append(snapFixtureNames(t), "2.41.1-sqlite/raw-hot") {
+		for k, history := range []string{"all", "none", "3650d"} {
+			if i%3 != k && !strings.Contains(name, "hot") && os.Getenv("N8KEEP_SOAK") == "" {
+				continue
+			}
 			t.Run(name+"/"+history, func(t *testing.T) {
 				dir, path := snapCopyFixture(t, name)
 				snapAge(t, dir)
@@ -376,8 +380,8 @@ func TestSnapshotOfFixtures(t *testing.T) {
 						}
 					}
 				}
-				if diff := cmp.Diff(want, got); diff != "" {
-					t.Errorf("the copy differs:\n%s", diff)
+				if !reflect.DeepEqual(want, got) {
+					t.Errorf("the copy differs:\n%s", cmp.Diff(want, got))
 				}
 			})
 		}

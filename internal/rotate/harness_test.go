@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -231,10 +232,18 @@ func newPlainBase(t testing.TB, fixture string) *base {
 	return b
 }
 
+// learned is what learn has read, by fixture: all copies of one are the same.
+var learned sync.Map
+
 // learn reads what is in the database.
 func (b *base) learn() {
 	t, f := b.t, b.f
 	t.Helper()
+	name := fmt.Sprint(f.Name, len(b.seeded.Secrets))
+	if known, ok := learned.Load(name); ok {
+		b.values, b.plain = known.(read).values, known.(read).plain
+		return
+	}
 	db, err := b.open(b.at)
 	if err != nil {
 		t.Fatal(err)
@@ -247,6 +256,7 @@ func (b *base) learn() {
 	if len(r.closed) > 0 || len(b.values) == 0 {
 		t.Fatalf("%d values, %d do not open", len(b.values), len(r.closed))
 	}
+	learned.Store(name, r)
 }
 
 func (b *base) open(at string) (*n8ndb.DB, error) {

@@ -79,6 +79,9 @@ func TestAnotherDatabase(t *testing.T) {
 			b.f.Exec(t, other.at, `UPDATE deployment_key SET value = 'another' WHERE type = 'instance.id'`)
 		}
 		for op, do := range map[string]func(context.Context, Config) (*Result, error){"preimages-complete 1": Resume, "place-bundle 1": Rollback, "start 1": Resume} {
+			if !soak() && (name == b.f.Name) == (op == "start 1") {
+				continue // each point with one of the two
+			}
 			j := b.interrupted(t, op)
 			j.Do = "resume"
 			cfg := j.mustConfig(t)
