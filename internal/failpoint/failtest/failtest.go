@@ -45,8 +45,8 @@ var killable struct {
 }
 
 // Main is what TestMain ends with. In a process that one of the others has started it
-// does the job, and an error is printed and makes the process fail. Else it
-// runs the tests (m.Run, or what does that with servers around it).
+// does the job, and an error is printed and makes the process fail. Else it runs the
+// tests (m.Run, or what does that with servers around it).
 func Main[J any](run func() int, do func(J) error) int {
 	if text, ok := os.LookupEnv(jobVariable); ok {
 		var j J
