@@ -551,3 +551,27 @@ func TestSituations(t *testing.T) {
 		}
 	}
 }
+
+// TestLeftInTheMiddle: what only a writer can read, since a kill has left it in the
+// middle of a write, is looked into all the same.
+func TestLeftInTheMiddle(t *testing.T) {
+	b := newBase(t, "2.41.1-sqlite")
+	for do, run := range map[string]func(context.Context, Config) (*Result, error){"resume": Resume, "rollback": Rollback} {
+		j := b.interrupted(t, "preimages-complete 1")
+		j.Do = do
+		cfg := j.mustConfig(t)
+		read, tries := cfg.Read, 0
+		cfg.Read = func(ctx context.Context) (*n8ndb.DB, error) {
+			if tries++; tries == 1 {
+				return nil, problem.New(problem.Usage, "the database has to be repaired by who may write")
+			}
+			return read(ctx)
+		}
+		if _, err := run(t.Context(), cfg); err != nil || tries == 0 {
+			t.Fatalf("%s: %v, read %d times", do, err, tries)
+		}
+		if want := map[string]holds{"resume": newWorld, "rollback": oldWorld}[do]; b.check(t, j, do) != want {
+			t.Errorf("%s: not %s", do, want)
+		}
+	}
+}
