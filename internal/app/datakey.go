@@ -49,6 +49,24 @@ func (a *App) dataKeys(ctx context.Context, in *instance) (datakey.Config, resol
 	return cfg, key, nil
 }
 
+// changingDataKeys is changing and dataKeys; done ends both, and closes what is the
+// Config's database then.
+func (a *App) changingDataKeys(ctx context.Context, io InstanceOptions, dryRun bool) (in *instance, cfg *datakey.Config, key resolvedKey, done func(), err error) {
+	in, unlock, err := a.changing(ctx, io, dryRun)
+	if err != nil {
+		return nil, nil, key, nil, err
+	}
+	cfg = new(datakey.Config)
+	if *cfg, key, err = a.dataKeys(ctx, in); err != nil {
+		unlock()
+		return nil, nil, key, nil, err
+	}
+	return in, cfg, key, func() {
+		cfg.DB.Close()
+		unlock()
+	}, nil
+}
+
 // DataKeyList lists n8n's data keys with the number of values that each opens. Keys or
 // values that do not open are a document and an error of kind CheckFailed.
 func (a *App) DataKeyList(ctx context.Context, io InstanceOptions, o DataKeyOptions) (doc *api.DataKeys, err error) {
@@ -115,16 +133,11 @@ func (a *App) dataKeyDoc(k datakey.Key) api.DataKey {
 // DataKeyRotate makes a new active data key.
 func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOptions) (doc *api.DataKeyChange, err error) {
 	start := a.Now()
-	in, unlock, err := a.changing(ctx, io, o.DryRun)
+	in, cfg, key, done, err := a.changingDataKeys(ctx, io, o.DryRun)
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
-	cfg, key, err := a.dataKeys(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { cfg.DB.Close() }()
+	defer done()
 	if cfg.N8N, err = a.session(o); err != nil {
 		return nil, err
 	}
@@ -134,7 +147,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 	}
 	defer func() { err = end(err, nil) }()
 	cfg.Receipt = receipt
-	plan, err := datakey.PlanRotation(ctx, cfg)
+	plan, err := datakey.PlanRotation(ctx, *cfg)
 	if err != nil {
 		return nil, explainWrongKey(err, key)
 	}
@@ -157,7 +170,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 		cfg.DB = cfg.Swapper.DB
 		defer cfg.Swapper.Close()
 	}
-	made, err := datakey.Rotate(ctx, cfg)
+	made, err := datakey.Rotate(ctx, *cfg)
 	if made == nil {
 		return nil, explainWrongKey(err, key)
 	}
@@ -171,16 +184,11 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 // an error of kind CheckFailed.
 func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOptions) (doc *api.DataKeyChange, err error) {
 	start := a.Now()
-	in, unlock, err := a.changing(ctx, io, o.DryRun)
+	in, cfg, key, done, err := a.changingDataKeys(ctx, io, o.DryRun)
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
-	cfg, key, err := a.dataKeys(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	defer cfg.DB.Close()
+	defer done()
 	receipt, end, err := a.begin(ctx, "data-key retire", in.name, writing(o.DryRun), map[string]any{"dry_run": o.DryRun, "key": o.ID})
 	if err != nil {
 		return nil, err
@@ -190,7 +198,7 @@ func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if cfg.Marks, err = a.memory(ctx); err != nil {
 		return nil, err
 	}
-	plan, err := datakey.PlanRetirement(ctx, cfg, o.ID)
+	plan, err := datakey.PlanRetirement(ctx, *cfg, o.ID)
 	if plan == nil {
 		return nil, explainWrongKey(err, key)
 	}
@@ -209,7 +217,7 @@ func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if err := a.notRotating(in.known); err != nil {
 		return nil, err
 	}
-	_, err = datakey.Retire(ctx, cfg, o.ID)
+	_, err = datakey.Retire(ctx, *cfg, o.ID)
 	doc.Seconds = a.since(start)
 	return doc, err
 }

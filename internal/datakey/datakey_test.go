@@ -310,28 +310,14 @@ func TestRetireRefusals(t *testing.T) {
 			s.Exec(t, s.location, `UPDATE execution_entity SET status = 'success', finished = true, "storedAt" = 'fs' WHERE id = (SELECT min(id) FROM execution_entity)`)
 		}, problem.CheckFailed, "the data of 1 execution is not in n8n's storage folder", "costs nothing"},
 		{"finished execution", func(_, i, _ string) string { return i }, func(t *testing.T, s *set, inactive string) {
-			k, err := dataKeyOf(s, inactive)
-			if err != nil {
-				t.Fatal(err)
-			}
-			v, err := k.Encrypt([]byte(`{"version":1}`))
-			if err != nil {
-				t.Fatal(err)
-			}
+			v := encrypted(t, s, inactive)
 			s.Exec(t, s.location, `UPDATE execution_entity SET status = 'success', finished = true`)
 			s.Exec(t, s.location, `UPDATE execution_data SET data = $1 WHERE "executionId" = (SELECT min("executionId") FROM execution_data)`,
-				string(n8ndbtest.ExecutionData(v.String(), v.String(), v.String())))
+				string(n8ndbtest.ExecutionData(v, v, v)))
 		}, problem.CheckFailed, "is still used by 3 values: 1 in execution_data.data[credentials]", "--executions all"},
 		{"outside the catalogue", func(_, i, _ string) string { return i }, func(t *testing.T, s *set, inactive string) {
-			k, err := dataKeyOf(s, inactive)
-			if err != nil {
-				t.Fatal(err)
-			}
-			v, err := k.Encrypt([]byte(`{"version":1}`))
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.Exec(t, s.location, `UPDATE workflow_entity SET name = $1 WHERE id = (SELECT min(id) FROM workflow_entity)`, v.String())
+			v := encrypted(t, s, inactive)
+			s.Exec(t, s.location, `UPDATE workflow_entity SET name = $1 WHERE id = (SELECT min(id) FROM workflow_entity)`, v)
 		}, problem.CheckFailed, "1 value in workflow_entity.name, which n8keep does not know as a place of secrets", "costs nothing"},
 		{"unreadable", func(_, i, _ string) string { return i }, func(t *testing.T, s *set, _ string) {
 			s.Exec(t, s.location, `UPDATE settings SET value = '{"bindingAdminPassword":' WHERE key = 'features.ldap'`)
@@ -356,7 +342,16 @@ func TestRetireRefusals(t *testing.T) {
 	}
 }
 
-// dataKeyOf is a data key as the fixture's own notes have it.
-func dataKeyOf(s *set, id string) (n8ncrypt.DataKey, error) {
-	return n8ncrypt.ParseDataKey(id, s.Deployment[id].Plain)
+// encrypted is a value under a data key of the fixture, which its own notes have.
+func encrypted(t *testing.T, s *set, id string) string {
+	t.Helper()
+	k, err := n8ncrypt.ParseDataKey(id, s.Deployment[id].Plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := k.Encrypt([]byte(`{"version":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.String()
 }
