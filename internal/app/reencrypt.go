@@ -107,6 +107,7 @@ func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOpti
 		return nil, err
 	}
 	counts["changed"], counts["lost"], counts["unopened"], counts["left"] = res.Changed, res.Lost, res.Unopened, res.Left
+	doc.To = first(res.KeyID, plan.To.String()) // n8n may have got another one meanwhile
 	doc.Changed, doc.Lost, doc.Unopened, doc.Left, doc.MFA = res.Changed, res.Lost, res.Unopened, res.Left, res.MFA
 	for _, p := range res.Passes {
 		doc.Passes = append(doc.Passes, api.ReencryptPass{Pass: p.Number, Changed: p.Changed, Lost: p.Lost, Seconds: p.Seconds})
