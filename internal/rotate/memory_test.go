@@ -11,7 +11,7 @@ import (
 // TestMemory: what a rotation and its rollback have in memory does not grow with the
 // database.
 func TestMemory(t *testing.T) {
-	const most = 16 << 20
+	const most = 24 << 20
 	defer debug.SetGCPercent(debug.SetGCPercent(20)) // else most of the heap is garbage
 	rows := 1600                                     // 18 MB of text
 	if soak() {
