@@ -23,7 +23,8 @@ type helm struct {
 	in           labn8n.Instance
 	main, worker *labn8n.Server // nil while stopped; worker also without queue mode
 	queue        bool
-	broken       bool // a start fails
+	broken       bool     // a start fails
+	stopped      []func() // called after the next stop, once
 }
 
 // takeHelm steers an instance that runs as main, and as worker where that is not nil.
@@ -88,7 +89,25 @@ func (h *helm) stop(*http.Request) error {
 		}
 		*s = nil
 	}
+	for _, f := range h.stopped {
+		f()
+	}
+	h.stopped = nil
 	return nil
+}
+
+// then calls f after the next stop.
+func (h *helm) then(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stopped = append(h.stopped, f)
+}
+
+// breaks has every start fail, or not any more.
+func (h *helm) breaks(broken bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.broken = broken
 }
 
 func (h *helm) start(r *http.Request) (err error) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,7 +25,8 @@ import (
 )
 
 // TestReencryptMany takes 20,000 credentials under the active data key, and back again, while somebody saves credentials
-// through n8n as fast as it goes, and somebody else does 200 a second past it: one n8n process cannot do that many.
+// through n8n as fast as it goes, and somebody else does 200 a second past it: one n8n process cannot do that many. In the
+// middle of the way there n8n gets another data key.
 func TestReencryptMany(t *testing.T) {
 	if os.Getenv("N8KEEP_SOAK") == "" {
 		return // TestReencrypt has few credentials and one writer
@@ -71,8 +73,22 @@ func manyStory(t *testing.T, p place) {
 		}
 		beside.run(t, past, perSecond, to, newRawWriter(t, l, to == "active").save)
 		n8n.await(t, writers)
+		another := make(chan dataKeyMade, 1)
+		if to == "active" {
+			db := openRaw(t, l)
+			go func() { another <- anotherKey(t.Context(), r, db) }()
+		}
 		var done api.Reencryption
 		decode(t, r.run(t, 0, slices.Concat([]string{"reencrypt"}, r.source, []string{"--to", to, "--yes", "--json"})...), &done)
+		if to == "active" {
+			made := <-another
+			if made.err != nil {
+				t.Fatalf("another data key: %v", made.err)
+			}
+			if id := made.id; id != done.To || !slices.ContainsFunc(done.Warnings, func(w string) bool { return strings.Contains(w, id) }) {
+				t.Errorf("n8n's key became %q meanwhile; encrypted to %q, warnings %q", id, done.To, done.Warnings)
+			}
+		}
 		rate, longest := n8n.stop(t, want)
 		rawRate, rawLongest := beside.stop(t, want)
 		if done.Changed < many/2 || done.Left != 0 || done.Unopened != 0 {
@@ -84,6 +100,13 @@ func manyStory(t *testing.T, p place) {
 			t.Errorf("the writer beside n8n made %.0f updates a second, want %d", rawRate, perSecond)
 		}
 
+		if to == "active" { // whoever had kept the old key in memory has written with it for five seconds
+			var rest api.Reencryption
+			decode(t, r.run(t, 0, slices.Concat([]string{"reencrypt"}, r.source, []string{"--to", to, "--yes", "--json"})...), &rest)
+			if rest.To != done.To || rest.Changed > 5*perSecond {
+				t.Errorf("encrypted to %s once more: %+v", to, rest)
+			}
+		}
 		now := l.in.ExportCredentials(t)
 		got := map[string]any{}
 		for _, cred := range creds {
@@ -96,6 +119,33 @@ func manyStory(t *testing.T, p place) {
 			if !k.Legacy && (k.ID == done.To) != (k.Values > 0) {
 				t.Errorf("after %s, data key %s has %d values", to, k.ID, k.Values)
 			}
+		}
+	}
+}
+
+type dataKeyMade struct {
+	id  string
+	err error
+}
+
+// anotherKey has n8n make a data key as soon as a good part is under the one that is active now.
+func anotherKey(ctx context.Context, r *rotator, db *sql.DB) (made dataKeyMade) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var moved int
+		if made.err = db.QueryRowContext(ctx, `SELECT count(*) FROM credentials_entity WHERE id LIKE 'labMany%' AND data LIKE '%:%'`).Scan(&moved); made.err != nil {
+			return made
+		}
+		if moved > 5000 {
+			made.id, made.err = r.l.live.Session.RotateDataKey(ctx)
+			return made
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			made.err = ctx.Err()
+			return made
 		}
 	}
 }
@@ -210,7 +260,13 @@ func newRawWriter(t *testing.T, l *life, dataKeys bool) *rawWriter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	driver, dsn := "sqlite", "file:"+filepath.Join(l.in.Dir(), "database.sqlite")+"?_pragma=busy_timeout(5000)&_pragma=synchronous(1)&_txlock=immediate"
+	return &rawWriter{db: openRaw(t, l), key: key, dataKeys: dataKeys}
+}
+
+// openRaw is a connection to n8n's database as n8n has one.
+func openRaw(t *testing.T, l *life) *sql.DB {
+	t.Helper()
+	driver, dsn := "sqlite", "file:"+filepath.Join(l.in.Dir(), "database.sqlite")+"?_pragma=busy_timeout(5000)&_pragma=synchronous(1)"
 	if l.place.postgres {
 		driver, dsn = "pgx", l.db.dsn
 	}
@@ -220,7 +276,7 @@ func newRawWriter(t *testing.T, l *life, dataKeys bool) *rawWriter {
 	}
 	t.Cleanup(func() { db.Close() })
 	db.SetMaxOpenConns(1)
-	return &rawWriter{db: db, key: key, dataKeys: dataKeys}
+	return db
 }
 
 func (w *rawWriter) save(ctx context.Context, cred labn8n.Credential) error {

@@ -150,6 +150,13 @@ func (c *Client) DataKeys(ctx context.Context) (map[string]DataKey, error) {
 	return keys, nil
 }
 
+// RotateDataKey has n8n make another data key, which is the active one then, and returns its id.
+func (c *Client) RotateDataKey(ctx context.Context) (string, error) {
+	var made data[DataKey]
+	err := c.Do(ctx, "POST", "/rest/encryption/keys", map[string]string{"type": "data_encryption"}, &made)
+	return made.Data.ID, err
+}
+
 // DataKey is a row of that list.
 type DataKey struct {
 	ID, Algorithm, Status string
