@@ -151,7 +151,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if err != nil {
 		return nil, explainWrongKey(err, key)
 	}
-	doc = &api.DataKeyChange{Instance: in.name, DryRun: o.DryRun, Through: plan.Through, Previous: joined(plan.Previous), Warnings: slices.Concat(list(key.warnings), in.known.doubts(), plan.Warnings), Next: []string{}}
+	doc = &api.DataKeyChange{Instance: in.name, DryRun: o.DryRun, Through: plan.Through, Previous: joined(plan.Previous), Warnings: list(slices.Concat(key.warnings, in.known.doubts(), plan.Warnings)), Next: []string{}}
 	if o.DryRun {
 		doc.Seconds = a.since(start)
 		return doc, nil
@@ -174,7 +174,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if made == nil {
 		return nil, explainWrongKey(err, key)
 	}
-	doc.ID, doc.Previous, doc.Warnings = made.ID, joined(made.Previous), slices.Concat(list(key.warnings), in.known.doubts(), made.Warnings)
+	doc.ID, doc.Previous, doc.Warnings = made.ID, joined(made.Previous), list(slices.Concat(key.warnings, in.known.doubts(), made.Warnings))
 	doc.Next = []string{"encrypt everything with it: \"n8keep reencrypt " + in.flag() + " --to active\""}
 	doc.Seconds = a.since(start)
 	return doc, err
@@ -202,7 +202,7 @@ func (a *App) DataKeyRetire(ctx context.Context, io InstanceOptions, o DataKeyOp
 	if plan == nil {
 		return nil, explainWrongKey(err, key)
 	}
-	doc = &api.DataKeyChange{Instance: in.name, DryRun: o.DryRun, ID: plan.Key.ID, Values: plan.Key.Values, Warnings: slices.Concat(list(key.warnings), in.known.doubts(), plan.Listing.Warnings), Next: []string{}}
+	doc = &api.DataKeyChange{Instance: in.name, DryRun: o.DryRun, ID: plan.Key.ID, Values: plan.Key.Values, Warnings: list(slices.Concat(key.warnings, in.known.doubts(), plan.Listing.Warnings)), Next: []string{}}
 	doc.Seconds = a.since(start)
 	if err != nil || o.DryRun {
 		return doc, err

@@ -87,7 +87,7 @@ func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOpti
 		return nil, explainWrongKey(err, key)
 	}
 	doc = reencryptionDoc(in, plan, o.DryRun)
-	doc.Warnings = slices.Concat(list(key.warnings), in.known.doubts(), doc.Warnings)
+	doc.Warnings = list(slices.Concat(key.warnings, in.known.doubts(), doc.Warnings))
 	doc.Seconds = a.since(start)
 	if err := plan.Refused(); err != nil {
 		return doc, explainWrongKey(err, key)

@@ -120,7 +120,7 @@ func (a *App) restorePostgres(ctx context.Context, arc opened, o ArchiveOptions,
 		return nil, err
 	}
 	doc := &api.Restore{ID: string(arc.id), Target: plan.To, DryRun: r.DryRun, Steps: list(plan.Recovered), Database: plan.Database,
-		Failures: []api.Secret{}, Findings: []api.Finding{}, Warnings: slices.Concat(list(key.warnings), target.doubts(), plan.Warnings)}
+		Failures: []api.Secret{}, Findings: []api.Finding{}, Warnings: list(slices.Concat(key.warnings, target.doubts(), plan.Warnings))}
 	for _, s := range plan.Steps {
 		doc.Steps = append(doc.Steps, s.Do)
 	}

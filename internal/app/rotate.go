@@ -160,7 +160,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	}
 	done = resultDoc(res)
 	done.Plan = plan
-	done.Do = slices.Concat(made.before, done.Do, made.afterwards)
+	done.Do = list(slices.Concat(made.before, done.Do, made.afterwards))
 	counts["changed"], counts["quarantined"] = done.Values, done.Quarantine
 	if o.Finalise && (err == nil || problem.KindOf(err) == problem.Partial) {
 		partial := err

@@ -63,7 +63,7 @@ func (a *App) rotationPlan(ctx context.Context, r *rotating, choices rotate.Choi
 		return nil, err
 	}
 	made.doc, made.plan, made.refused = planDoc(p, r), p, explainWrongKey(p.Refused(), r.old)
-	made.doc.Warnings = slices.Concat(made.doc.Warnings, in.known.doubts(), warnings)
+	made.doc.Warnings = list(slices.Concat(made.doc.Warnings, in.known.doubts(), warnings))
 	return made, nil
 }
 
