@@ -42,7 +42,7 @@ func retreatStory(t *testing.T, p place) {
 		t.Helper()
 		var not api.Rotation
 		decode(t, doc, &not)
-		if not.State != state || not.Error == nil || not.Error.Exit != code {
+		if not.State != state || not.Error == nil || not.Error.Exit != code || not.Do == nil {
 			t.Fatalf("a failure that should leave it %s: %+v, error %+v", state, not, not.Error)
 		}
 		for _, s := range says {

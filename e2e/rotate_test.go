@@ -185,7 +185,7 @@ func (r *rotator) rotation(t *testing.T, doc []byte, state string) api.Rotation 
 	t.Helper()
 	var done api.Rotation
 	decode(t, doc, &done)
-	if done.ID == "" || done.State != state || done.Error != nil {
+	if done.ID == "" || done.State != state || done.Error != nil || done.Do == nil {
 		t.Errorf("a rotation that should be %s: %+v", state, done)
 	}
 	return done
