@@ -38,6 +38,7 @@ type RotationPlan struct {
 	LeftValues    int64           `json:"left_behind_values"`   // in these, as far as they are in the database
 	LeftKeyed     int64           `json:"left_behind_data_key"` // after_leak: finished executions whose data stays under data keys that could be read with the old key
 	LeftUnseen    int64           `json:"left_behind_unseen"`   // finished executions elsewhere, which nobody looked into
+	LeftUnread    int64           `json:"left_behind_unread"`   // finished executions in the database, older than those that were counted
 	Backup        string          `json:"backup"`               // what is taken or accepted, in words
 	Service       string          `json:"service"`              // how n8n is stopped and started, in words
 	JournalBytes  int64           `json:"journal_bytes"`
@@ -129,6 +130,7 @@ type Rotation struct {
 	LeftValues int64           `json:"left_behind_values,omitempty"`   // in these
 	LeftKeyed  int64           `json:"left_behind_data_key,omitempty"` // after_leak: finished executions still under data keys that could be read with the old key
 	LeftUnseen int64           `json:"left_behind_unseen,omitempty"`   // finished executions in files, S3 or Azure, which nobody looked into
+	LeftUnread int64           `json:"left_behind_unread,omitempty"`   // finished executions in the database, older than those that were counted
 	// Downtime is from n8n's stop until it was healthy again; 0 as long as that is
 	// not known.
 	Downtime      float64       `json:"downtime_seconds"`

@@ -72,7 +72,7 @@ func planDoc(p *rotate.Plan, r *rotating) *api.RotationPlan {
 		OldKey: api.KeyRef{Fingerprint: string(p.OldKey), Path: r.old.source.Where}, NewKey: api.KeyRef{Fingerprint: string(p.NewKey), Path: r.new.source.Where},
 		AfterLeak: p.AfterLeak, Executions: p.Executions, Places: []api.RotationPlace{}, Values: p.Values, Change: p.Change, Already: p.Already, Unopened: p.Unopened, Misread: p.Misread,
 		Failures: failureDocs(p.Failures), Unlisted: []api.Unlisted{}, Derived: []api.Derived{}, KeyPlaces: []api.KeyPlace{}, MFALogouts: p.MFALogouts,
-		LeftBehind: p.LeftBehind, LeftValues: p.LeftValues, LeftKeyed: p.LeftKeyed, LeftUnseen: p.LeftUnseen, WaitingValues: p.WaitingValues, Bundles: p.Bundles, JournalBytes: p.JournalBytes, Service: "you stop it before, and start it afterwards",
+		LeftBehind: p.LeftBehind, LeftValues: p.LeftValues, LeftKeyed: p.LeftKeyed, LeftUnseen: p.LeftUnseen, LeftUnread: p.LeftUnread, WaitingValues: p.WaitingValues, Bundles: p.Bundles, JournalBytes: p.JournalBytes, Service: "you stop it before, and start it afterwards",
 		Effects: list(p.Effects), Refusals: []api.Refusal{}, Warnings: append(append(list(r.old.warnings), r.new.warnings...), p.Warnings...), ExposedAdvice: p.ExposedAdvice}
 	if r.service != nil {
 		doc.Service = fmt.Sprintf("stopped and started by %s", r.service)

@@ -130,7 +130,7 @@ func rotationDoc(j *rotate.Journal) *api.Rotation {
 		doc.Steps = append(doc.Steps, step)
 	}
 	if l := j.LeftBehind; l != nil && j.State != rotate.RolledBack && j.State != rotate.Abandoned {
-		doc.LeftBehind, doc.LeftValues, doc.LeftKeyed, doc.LeftUnseen = l.Executions, l.Values, l.Keyed, l.Unseen
+		doc.LeftBehind, doc.LeftValues, doc.LeftKeyed, doc.LeftUnseen, doc.LeftUnread = l.Executions, l.Values, l.Keyed, l.Unseen, l.Unread
 	}
 	if u := j.Undone; u != nil {
 		doc.Rollback = &api.RolledBack{Restored: u.Restored, Rewritten: u.Rewritten, Gone: u.Gone}

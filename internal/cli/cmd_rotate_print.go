@@ -182,6 +182,9 @@ func (c *commands) printRotation(d *api.Rotation) {
 	if d.LeftUnseen > 0 {
 		pairs = append(pairs, "left", Plural(d.LeftUnseen, "finished execution")+" in files, S3 or Azure, which nobody looked into")
 	}
+	if d.LeftUnread > 0 {
+		pairs = append(pairs, "left", Plural(d.LeftUnread, "older finished execution")+", which nobody looked into")
+	}
 	if d.ExposedTotal > 0 && len(d.Exposed) == 0 && len(d.Next) > 0 {
 		pairs = append(pairs, "exposed", Plural(int64(d.ExposedTotal), "line")+" on the checklist, which \"n8keep rotate resume "+d.ID+"\" prints")
 	}

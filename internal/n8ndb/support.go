@@ -172,12 +172,13 @@ const saltedInJSON = `"U2FsdGVkX1`
 type Finished struct {
 	Executions, Values           int64 // under an instance key (CBC)
 	KeyedExecutions, KeyedValues int64 // under data keys
+	Unread                       int64 // executions that are older than the newest
 }
 
 // FinishedValues counts the values of finished executions in the database; those under
-// data keys only with keyed. Nothing is opened. It reads all execution data once,
-// unless this n8n keeps no secrets there (before 1.123).
-func (db *DB) FinishedValues(ctx context.Context, keyed bool, progress func(table string, rows int64)) (Finished, error) {
+// data keys only with keyed. Nothing is opened. It reads the data of the newest of them
+// once, of all with newest 0, unless this n8n keeps no secrets there (before 1.123).
+func (db *DB) FinishedValues(ctx context.Context, keyed bool, newest int, progress func(table string, rows int64)) (Finished, error) {
 	var c Finished
 	err := db.view(ctx, func(v *view) error {
 		t, entity := v.db.table("execution_data"), v.db.table("execution_entity")
@@ -185,12 +186,22 @@ func (db *DB) FinishedValues(ctx context.Context, keyed bool, progress func(tabl
 		if data == nil || entity.Column("id") == nil || entity.Column("status") == nil {
 			return nil // versions without the column are older than the place
 		}
-		holds := v.mayHold(data, keyed)
+		holds, finished := v.mayHold(data, keyed), "NOT COALESCE("+v.unfinished()+", FALSE)"
 		q := query{table: t, anyOrder: true,
 			// Rows that hold none are read by the database and not sent.
 			exprs: []string{"CASE WHEN " + holds + " THEN " + v.text(data) + " END"},
 			join:  `JOIN ` + v.db.from(entity) + ` AS e ON e."id" = t."executionId"`,
-			where: "NOT COALESCE(" + v.unfinished() + ", FALSE)"}
+			where: finished}
+		if newest > 0 {
+			oldest, unread, err := v.newestFinished(ctx, t, entity, finished, newest)
+			if err != nil {
+				return err
+			}
+			if c.Unread = unread; unread > 0 {
+				q.where += ` AND t."executionId" >= ` + v.db.arg(1)
+				q.args = []any{oldest}
+			}
+		}
 		if !v.db.yield {
 			q.where += " AND " + holds
 		}
@@ -224,6 +235,24 @@ func (db *DB) FinishedValues(ctx context.Context, keyed bool, progress func(tabl
 		})
 	})
 	return c, err
+}
+
+// newestFinished is the id of the oldest of the newest finished executions, and how many
+// with data in the database are older.
+func (v *view) newestFinished(ctx context.Context, data, entity *Table, finished string, newest int) (oldest, unread int64, err error) {
+	number := func(into *int64) func([]any) error {
+		return func(cols []any) (err error) {
+			*into, err = strconv.ParseInt(textOf(cols[0]), 10, 64)
+			return err
+		}
+	}
+	_, err = v.rows(ctx, fmt.Sprintf(`SELECT e."id" FROM %s AS e WHERE %s ORDER BY e."id" DESC LIMIT 1 OFFSET %d`, v.db.from(entity), finished, newest-1), nil, 1, 0, number(&oldest))
+	if err != nil || oldest == 0 {
+		return 0, 0, err
+	}
+	_, err = v.rows(ctx, `SELECT count(*) FROM `+v.db.from(entity)+` AS e WHERE e."id" < `+v.db.arg(1)+` AND `+finished+
+		` AND EXISTS (SELECT 1 FROM `+v.db.from(data)+` AS t WHERE t."executionId" = e."id")`, []any{oldest}, 1, 0, number(&unread))
+	return oldest, unread, err
 }
 
 // mayHold is the SQL condition of execution data that can have a value under an

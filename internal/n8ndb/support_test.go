@@ -113,7 +113,7 @@ func TestFinishedValues(t *testing.T) {
 			f := n8ndbtest.Load(t, name)
 			location, seeded := f.Prepare(t, strings.HasPrefix(name, "2.41"))
 			db := f.Open(t, location)
-			got, err := db.FinishedValues(ctx, true, nil)
+			got, err := db.FinishedValues(ctx, true, 0, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -143,8 +143,22 @@ func TestFinishedValues(t *testing.T) {
 				t.Errorf("seeded was %+v", want)
 			}
 			want.KeyedExecutions, want.KeyedValues = 0, 0
-			if got, err := db.FinishedValues(ctx, false, nil); err != nil || got != want {
+			if got, err := db.FinishedValues(ctx, false, 0, nil); err != nil || got != want {
 				t.Errorf("%+v, want %+v, %v", got, want, err)
+			}
+			// Of the newest only: one by one they come to what all of them are.
+			var last n8ndb.Finished
+			for newest := 1; newest == 1 || last.Unread > 0; newest++ {
+				got, err := db.FinishedValues(ctx, false, newest, nil)
+				if err != nil || newest > 1 && (got.Unread != last.Unread-1 || got.Values < last.Values) {
+					t.Fatalf("newest %d: %+v after %+v, %v", newest, got, last, err)
+				}
+				if last = got; newest == 1 && got.Executions > 1 {
+					t.Fatalf("newest: %+v", got)
+				}
+			}
+			if last != want {
+				t.Errorf("the newest come to %+v, want %+v", last, want)
 			}
 		})
 	}

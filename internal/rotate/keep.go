@@ -19,11 +19,13 @@ type LeftBehind struct {
 	KeyedValues int64 `json:"data_key_values,omitempty"`
 	// Unseen are in files, in S3 or Azure: nobody has looked into them.
 	Unseen int64 `json:"unseen,omitempty"`
+	// Unread are in the database, and older than those that were counted.
+	Unread int64 `json:"unread,omitempty"`
 }
 
 // Left is what a plan leaves behind; nil for nothing.
 func (p *Plan) Left() *LeftBehind {
-	l := LeftBehind{Executions: p.LeftBehind, Values: p.LeftValues, Keyed: p.LeftKeyed, KeyedValues: p.LeftKeyedValues, Unseen: p.LeftUnseen}
+	l := LeftBehind{Executions: p.LeftBehind, Values: p.LeftValues, Keyed: p.LeftKeyed, KeyedValues: p.LeftKeyedValues, Unseen: p.LeftUnseen, Unread: p.LeftUnread}
 	if l == (LeftBehind{}) {
 		return nil
 	}

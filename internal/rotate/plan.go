@@ -84,6 +84,8 @@ type Plan struct {
 	LeftBehind int64 `json:"left_behind"`
 	LeftValues int64 `json:"left_behind_values"`
 	LeftUnseen int64 `json:"left_behind_unseen"`
+	// LeftUnread are those in the database that are older than the newest, which are read.
+	LeftUnread int64 `json:"left_behind_unread"`
 	// LeftKeyed and LeftKeyedValues are, after a leak, likewise those whose data stays under
 	// data keys that could be read with the old key.
 	LeftKeyed       int64 `json:"left_behind_data_key,omitempty"`
@@ -127,6 +129,10 @@ type Refusal struct {
 }
 
 // mfaPlace: n8n puts the first characters of this ciphertext into the session.
+// countedFinished is how many finished executions are read to count what stays behind:
+// n8n may have kept millions, and nobody goes back to the old ones.
+const countedFinished = 2000
+
 const mfaPlace = n8ndb.PlaceID("user.mfaSecret")
 
 // wrongOldKey is the code of the refusal that is the exit code of a wrong key.
@@ -313,11 +319,15 @@ func (p *Plan) read(ctx context.Context, cfg PlanConfig, version n8ndb.Version) 
 	}
 	if cfg.Choices.Executions != n8ndb.AllExecutions {
 		p.WaitingValues = waiting
-		left, err := cfg.DB.FinishedValues(ctx, p.AfterLeak, cfg.Progress)
+		newest := countedFinished
+		if p.AfterLeak {
+			newest = 0 // what leaked has to be known
+		}
+		left, err := cfg.DB.FinishedValues(ctx, p.AfterLeak, newest, cfg.Progress)
 		if err != nil {
 			return f, err
 		}
-		p.LeftBehind, p.LeftValues, p.LeftKeyed, p.LeftKeyedValues = left.Executions, left.Values, left.KeyedExecutions, left.KeyedValues
+		p.LeftBehind, p.LeftValues, p.LeftKeyed, p.LeftKeyedValues, p.LeftUnread = left.Executions, left.Values, left.KeyedExecutions, left.KeyedValues, left.Unread
 	}
 	if p.Dependents, err = cfg.DB.Dependents(ctx); err != nil {
 		return f, err

@@ -211,6 +211,9 @@ func (p *Plan) effects(cfg PlanConfig, version n8ndb.Version, leaking bool) {
 	if p.LeftUnseen > 0 {
 		say("%s kept in files and not looked into: retry of these fails if they hold secrets", finishedAre(p.LeftUnseen))
 	}
+	if p.LeftUnread > 0 {
+		say("%s older than the newest %d, and were not looked into: retry of those with secrets fails, too", finishedAre(p.LeftUnread), countedFinished)
+	}
 	p.redisEffects(cfg, say)
 	say("every process of this n8n needs the new key before it starts again: main, workers, webhook processors, and whoever runs its command line")
 	say("archives of before the rotation open with the old key: n8keep's keyring keeps it, sealed under the new one, once the rotation is finalised")
