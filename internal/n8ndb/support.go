@@ -133,35 +133,50 @@ func (v *view) executionCounts(ctx context.Context, c *ExecutionCounts) error {
 	if has("storedAt") {
 		stored = `COALESCE(CAST(e."storedAt" AS text), 'db')`
 	}
-	stmt := "SELECT " + state + ", " + stored + ", count(*) FROM " + v.db.from(t) + " AS e GROUP BY 1, 2"
-	_, err := v.rows(ctx, stmt, nil, 3, 0, func(cols []any) error {
-		n, err := strconv.ParseInt(textOf(cols[2]), 10, 64)
-		if err != nil {
-			return err
+	// Not grouped by the database, which would sort all rows in memory for it.
+	var sums []string
+	var kinds [][2]string
+	for _, st := range []string{"finished", "waiting", "new", "running"} {
+		for _, where := range []string{"= 'db'", "= 'fs'", "NOT IN ('db', 'fs')"} {
+			sums = append(sums, "count(*) FILTER (WHERE s.state = '"+st+"' AND s.stored "+where+")")
+			kinds = append(kinds, [2]string{st, strings.Trim(where, "= '")})
 		}
-		state, stored := textOf(cols[0]), textOf(cols[1])
-		switch state {
-		case "finished":
-			c.Finished += n
-		case "waiting":
-			c.Waiting += n
-		case "new":
-			c.New += n
-		default:
-			c.Running += n
-		}
-		switch {
-		case stored == "db":
-		case state != "finished" && stored != "fs":
-			c.UnfinishedElsewhere += n
-		case state == "finished" && stored == "fs":
-			c.FinishedOnDisk += n
-		case state == "finished":
-			c.FinishedElsewhere += n
+	}
+	stmt := "SELECT " + strings.Join(sums, ", ") + " FROM (SELECT " + state + " AS state, " + stored + " AS stored FROM " + v.db.from(t) + " AS e) AS s"
+	_, err := v.rows(ctx, stmt, nil, len(sums), 0, func(cols []any) error {
+		for i, kind := range kinds {
+			n, err := strconv.ParseInt(textOf(cols[i]), 10, 64)
+			if err != nil {
+				return err
+			}
+			c.add(kind[0], kind[1], n)
 		}
 		return nil
 	})
 	return err
+}
+
+// add counts n executions of a state whose data is stored in "db", in "fs", or elsewhere.
+func (c *ExecutionCounts) add(state, stored string, n int64) {
+	switch state {
+	case "finished":
+		c.Finished += n
+	case "waiting":
+		c.Waiting += n
+	case "new":
+		c.New += n
+	default:
+		c.Running += n
+	}
+	switch {
+	case stored == "db":
+	case state != "finished" && stored != "fs":
+		c.UnfinishedElsewhere += n
+	case state == "finished" && stored == "fs":
+		c.FinishedOnDisk += n
+	case state == "finished":
+		c.FinishedElsewhere += n
+	}
 }
 
 // saltedInJSON is how every CBC value begins that is a whole JSON string.
