@@ -128,11 +128,11 @@ type Refusal struct {
 	Hint    string `json:"hint"` // what to do; several lines are several hints
 }
 
-// mfaPlace: n8n puts the first characters of this ciphertext into the session.
-// countedFinished is how many finished executions are read to count what stays behind:
-// n8n may have kept millions, and nobody goes back to the old ones.
+// countedFinished is how many finished executions are read to count what stays behind.
+// To read all that n8n has kept may take minutes; older ones are counted as executions.
 const countedFinished = 2000
 
+// mfaPlace: n8n puts the first characters of this ciphertext into the session.
 const mfaPlace = n8ndb.PlaceID("user.mfaSecret")
 
 // wrongOldKey is the code of the refusal that is the exit code of a wrong key.

@@ -212,7 +212,7 @@ func (p *Plan) effects(cfg PlanConfig, version n8ndb.Version, leaking bool) {
 		say("%s kept in files and not looked into: retry of these fails if they hold secrets", finishedAre(p.LeftUnseen))
 	}
 	if p.LeftUnread > 0 {
-		say("%s older than the newest %d, and were not looked into: retry of those with secrets fails, too", finishedAre(p.LeftUnread), countedFinished)
+		say("%s older than the newest %d, and were not looked into: retry of those with secrets fails, too, and the old key is worth keeping for them", finishedAre(p.LeftUnread), countedFinished)
 	}
 	p.redisEffects(cfg, say)
 	say("every process of this n8n needs the new key before it starts again: main, workers, webhook processors, and whoever runs its command line")
