@@ -135,48 +135,65 @@ func TestPartlyUndone(t *testing.T) {
 	b.finish(t, j, "rollback", "whole again")
 }
 
-// TestBackBeforeUTF8: n8n before 1.16 makes other bytes of a key beyond ASCII than later
-// ones, and reads what comes back under it all the same.
-func TestBackBeforeUTF8(t *testing.T) {
+// TestBackToOldEncoding: n8n before 1.16 makes another password for CBC of a key beyond
+// ASCII than later ones. What comes back under such a key is written as what was there.
+func TestBackToOldEncoding(t *testing.T) {
 	b := newPlainBase(t, "1.123.81-sqlite")
-	j := b.world(t)
-	j.Old = "alter-schlüssel-0123456789-äöü"
-	for name, text := range map[string]string{"config": fmt.Sprintf(configText, j.Old), "key-file": j.Old + "\n"} {
-		if err := os.WriteFile(j.path("home", name), []byte(text), 0o640); err != nil {
+	for _, c := range []struct {
+		name   string
+		before []bool // of values, whether they are in UTF-8
+		want   n8ncrypt.Encoding
+	}{
+		{"n8n 1.15", []bool{true, true}, n8ncrypt.UTF8},
+		{"n8n 1.122", []bool{false, false}, n8ncrypt.Latin1},
+		{"n8n 1.122 that was an older one", []bool{true, true, false}, n8ncrypt.Latin1},
+		{"nothing tells", nil, n8ncrypt.Latin1},
+	} {
+		j := b.world(t)
+		j.Old = "alter-schlüssel-0123456789-äöü"
+		for name, text := range map[string]string{"config": fmt.Sprintf(configText, j.Old), "key-file": j.Old + "\n"} {
+			if err := os.WriteFile(j.path("home", name), []byte(text), 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, stmt := range []string{"DELETE FROM migrations", "DELETE FROM credentials_entity", `UPDATE "user" SET "mfaSecret" = NULL, "mfaRecoveryCodes" = NULL`, "DELETE FROM settings", "DELETE FROM execution_data"} {
+			b.exec(t, j, stmt)
+		}
+		insert := `INSERT INTO credentials_entity (id, name, type, data) VALUES ($1, 'x', 'x', $2)`
+		var before []string
+		for i, utf8 := range c.before {
+			s := &sealing{to: mustKey(j.Old), utf8: utf8}
+			text, _, err := s.under(n8ncrypt.CBC.String(), []byte(`{"from":"before"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.exec(t, j, insert, fmt.Sprintf("before%010d", i), text)
+			before = append(before, text)
+		}
+		if _, err := j.do(); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		v, err := mustKey(newText).EncryptCBC([]byte(`{"from":"since"}`))
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	s := &sealing{to: mustKey(j.Old)} // of a version as old as can be
-	old, _, err := s.under(n8ncrypt.CBC.String(), []byte(`{"from":"before"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, stmt := range []string{"DELETE FROM migrations", "DELETE FROM credentials_entity", `UPDATE "user" SET "mfaSecret" = NULL, "mfaRecoveryCodes" = NULL`, "DELETE FROM settings", "DELETE FROM execution_data"} {
-		b.exec(t, j, stmt)
-	}
-	insert := `INSERT INTO credentials_entity (id, name, type, data) VALUES ($1, 'x', 'x', $2)`
-	b.exec(t, j, insert, "before0000000001", old)
-	if _, err := j.do(); err != nil {
-		t.Fatal(err)
-	}
-	v, err := mustKey(newText).EncryptCBC([]byte(`{"from":"since"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.exec(t, j, insert, "since00000000001", v.String())
-	j.Do = "rollback"
-	if r, err := j.do(); err != nil || r.Journal.Undone.Rewritten != 1 {
-		t.Fatalf("%+v, %v", r, err)
-	}
-	if now := b.column(t, j, `SELECT data FROM credentials_entity WHERE id = 'before0000000001'`); now != old {
-		t.Error("what was there before has other bytes")
-	}
-	now, err := n8ncrypt.ParseCBC(b.column(t, j, `SELECT data FROM credentials_entity WHERE id = 'since00000000001'`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, how, err := mustKey(j.Old).DecryptCBCEncoding(now, n8ncrypt.ShapeJSONObject)
-	if err != nil || how != n8ncrypt.UTF8 || string(text) != `{"from":"since"}` {
-		t.Errorf("%s, %q, %v", how, text, err)
+		b.exec(t, j, insert, "since00000000001", v.String())
+		j.Do = "rollback"
+		if r, err := j.do(); err != nil || r.Journal.Undone.Rewritten != 1 {
+			t.Fatalf("%s: %+v, %v", c.name, r, err)
+		}
+		for i, want := range before {
+			if now := b.column(t, j, fmt.Sprintf(`SELECT data FROM credentials_entity WHERE id = 'before%010d'`, i)); now != want {
+				t.Errorf("%s: what was there before has other bytes", c.name)
+			}
+		}
+		now, err := n8ncrypt.ParseCBC(b.column(t, j, `SELECT data FROM credentials_entity WHERE id = 'since00000000001'`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, how, err := mustKey(j.Old).DecryptCBCEncoding(now, n8ncrypt.ShapeJSONObject)
+		if err != nil || how != c.want || string(text) != `{"from":"since"}` {
+			t.Errorf("%s: %s, %q, %v", c.name, how, text, err)
+		}
 	}
 }

@@ -268,7 +268,11 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 	if err != nil {
 		return err
 	}
-	how := &sealing{to: cfg.Old.Key, version: version, back: true}
+	utf8, err := e.oldEncoding(ctx, w, version)
+	if err != nil {
+		return err
+	}
+	how := &sealing{to: cfg.Old.Key, version: version, back: true, utf8: utf8}
 	before, after := e.newProof(), e.newProof()
 	rewrite := n8ndb.RewriteConfig{Keys: keys, Receipt: cfg.Receipt, Executions: n8ndb.AllExecutions, Seal: how.seal,
 		Digest: before.digest, DigestPlain: true, Visit: before.visit,

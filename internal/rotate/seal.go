@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -21,6 +22,7 @@ type sealing struct {
 	back    bool // only what is under the first key of the set is touched
 	leak    bool
 	data    n8ncrypt.DataKey // with leak, n8n >= 2.39: what V2 values get
+	utf8    bool             // n8n makes the password for CBC of the bytes of to in UTF-8
 }
 
 // seal is the n8ndb.Sealer.
@@ -69,11 +71,9 @@ func (s *sealing) under(format string, plaintext []byte) (string, bool, error) {
 	return sealed.String(), err == nil, err
 }
 
-// readKey is the key whose password for CBC is what this n8n makes of to: before 1.16 it
-// took the bytes of UTF-8, where later ones take one byte per character. Going back, to
-// may have characters beyond ASCII.
+// readKey is the key whose password for CBC is what this n8n makes of to.
 func (s *sealing) readKey() (n8ncrypt.InstanceKey, error) {
-	if !s.version.Before(1, 16) {
+	if !s.utf8 {
 		return s.to, nil
 	}
 	text := s.to.Reveal()
@@ -82,6 +82,41 @@ func (s *sealing) readKey() (n8ncrypt.InstanceKey, error) {
 		bytes[i] = rune(text[i])
 	}
 	return n8ncrypt.NewInstanceKey(string(bytes))
+}
+
+// oldEncoding reports whether values that go back to the old key need the password for CBC
+// that n8n before 1.16 makes of characters beyond ASCII: their bytes in UTF-8, where later
+// ones take one byte per character. Databases as old as that do not say which n8n they are
+// of. The values that are under the old key again do.
+func (e *engine) oldEncoding(ctx context.Context, w *n8ndb.Writer, version n8ndb.Version) (bool, error) {
+	if !version.Before(1, 16) || isASCII(e.cfg.Old.Key.Reveal()) {
+		return false, nil
+	}
+	keys, err := w.KeysetOf(ctx, e.cfg.Receipt, e.cfg.Old.Key)
+	if err != nil {
+		return false, err
+	}
+	var before, since int
+	_, err = w.Census(ctx, n8ndb.CensusConfig{Keys: keys, Receipt: e.cfg.Receipt, Executions: n8ndb.AllExecutions, Visit: func(v n8ndb.Secret) error {
+		switch {
+		case !v.Opens, v.Format != n8ncrypt.CBC.String(), v.KeyRef != n8ndb.KeyInstance:
+		case v.OldEncoding:
+			before++
+		default:
+			since++
+		}
+		return nil
+	}})
+	return before > 0 && since == 0, err
+}
+
+func isASCII(text string) bool {
+	for _, r := range text {
+		if r > 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // legacy: n8n >= 2.39 reads un-prefixed values with the key in this row and writes them
@@ -117,14 +152,9 @@ func freshSecret(kind string) (string, error) {
 
 // checkNewKey refuses a key that this version would turn into other bytes than we do.
 func (s *sealing) checkNewKey() error {
-	if !s.version.Before(1, 16) {
+	if !s.version.Before(1, 16) || isASCII(s.to.Reveal()) {
 		return nil
 	}
-	for _, r := range s.to.Reveal() {
-		if r > 0x7e {
-			return problem.New(problem.Usage, "n8n %s reads keys with characters beyond ASCII in another way than later versions", s.version.N8N).
-				WithHint("choose a new key of ASCII characters")
-		}
-	}
-	return nil
+	return problem.New(problem.Usage, "the new key holds characters beyond ASCII, which n8n before 1.16 reads in another way than later versions").
+		WithHint("choose a new key of ASCII characters")
 }
