@@ -424,7 +424,7 @@ func resultDoc(res *rotate.Result) *api.Rotation {
 		}
 		doc.ExposedAdvice = e.Advice
 		switch state := res.Journal.State; {
-		case !e.LeavesDataKey():
+		case !e.LeavesDataKey:
 		case state == rotate.Finalised:
 			doc.Do = append(doc.Do, "make a new data key now: \"n8keep data-key rotate\"; the active one could be read with the old key")
 		case !state.Ended() && state != rotate.RollingBack && state != rotate.RollbackCommitting && state != rotate.RollbackApplied:

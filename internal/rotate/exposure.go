@@ -2,7 +2,6 @@ package rotate
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
 )
@@ -61,7 +60,9 @@ const finishedPlace = n8ndb.PlaceID("execution_data.data[credentials]")
 // exposure is the checklist after a leak, in the order in which it is best done: the
 // credentials by type, then n8n's own secrets. It is a pure function of a plan whose
 // places and derived secrets are filled in; leaking as in effects.
-func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse, leaking bool) (list []Exposed, advice []string) {
+func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse, leaking bool) *Exposure {
+	var list []Exposed
+	leaves := false
 	for _, u := range uses {
 		e := Exposed{Kind: "credential", ID: u.ID, Type: u.Type, Name: u.Name, Count: 1, Workflows: u.Workflows, Agents: u.Agents,
 			Do: "replace the secret at its provider, then in n8n"}
@@ -92,7 +93,7 @@ func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse, leakin
 		if version.Before(2, 39) {
 			e.Replaced, e.Do = false, "what is under these is encrypted with the instance key now, and none is active"
 			if leaking {
-				e.Do = leavesDataKey
+				e.Do, leaves = leavesDataKey, true
 			}
 		}
 		list = append(list, e)
@@ -106,17 +107,11 @@ func exposure(p *Plan, version n8ndb.Version, uses []n8ndb.CredentialUse, leakin
 			list = append(list, Exposed{Kind: "derived", Type: d.Secret, Count: 1, Replaced: true, Do: "the rotation ends it: " + d.Effect})
 		}
 	}
-	return list, leakAdvice(p)
+	return &Exposure{List: list, Advice: leakAdvice(p), LeavesDataKey: leaves}
 }
 
 // leavesDataKey: before it is finalised, nothing but the rotation changes keys.
 const leavesDataKey = "first \"n8keep rotate finalise\", then make a new one with \"n8keep data-key rotate\", which is refused (exit 11) before: the active one stays active, and n8n encrypts with it wherever its key rotation is on; what is under these is encrypted with the instance key now"
-
-// LeavesDataKey reports whether the active data key is one that could be read with the
-// old key, and stays active until somebody makes another one once the rotation is finalised.
-func (x *Exposure) LeavesDataKey() bool {
-	return slices.ContainsFunc(x.List, func(e Exposed) bool { return e.Do == leavesDataKey })
-}
 
 func leakAdvice(p *Plan) []string {
 	d := p.Dependents

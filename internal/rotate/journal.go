@@ -200,8 +200,10 @@ type Journal struct {
 	// FoundNew counts values that were under the new key before the rotation began.
 	FoundNew   int64       `json:"found_new,omitempty"`
 	LeftBehind *LeftBehind `json:"left_behind,omitempty"`
-	// Exposed counts the lines of the checklist after a leak, in exposure.age.
-	Exposed int `json:"exposed,omitempty"`
+	// Exposed counts the lines of the checklist after a leak, in exposure.age. Checklist
+	// says that there is one, which may have no lines but advice.
+	Exposed   int  `json:"exposed,omitempty"`
+	Checklist bool `json:"checklist,omitempty"`
 	// From is the state from which a rollback set out, as long as it has changed nothing.
 	From      State    `json:"rolled_back_from,omitempty"`
 	Unchecked []string `json:"unchecked,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"github.com/n8keep/n8keep/internal/problem"
 )
@@ -36,6 +37,9 @@ func (p *Plan) Left() *LeftBehind {
 type Exposure struct {
 	List   []Exposed `json:"list"`
 	Advice []string  `json:"advice"`
+	// LeavesDataKey: the active data key is one that could be read with the old key, and
+	// stays active until somebody makes another one once the rotation is finalised.
+	LeavesDataKey bool `json:"leaves_data_key,omitempty"`
 }
 
 // exposureName is the file of the checklist in the journal's folder: an age file of one
@@ -53,7 +57,8 @@ func (e *engine) keepPlan() error {
 	if len(p.Exposed)+len(p.ExposedAdvice) == 0 {
 		return nil
 	}
-	e.exposed, e.j.Exposed = &Exposure{List: p.Exposed, Advice: p.ExposedAdvice}, len(p.Exposed)
+	e.exposed = &Exposure{List: p.Exposed, Advice: p.ExposedAdvice, LeavesDataKey: p.LeavesDataKey}
+	e.j.Exposed, e.j.Checklist = len(p.Exposed), true
 	text, err := json.Marshal(e.exposed)
 	if err != nil {
 		return problem.Wrap(problem.Unexpected, err, "writing down what was exposed")
@@ -71,7 +76,7 @@ func (e *engine) keepPlan() error {
 
 // readExposure reads the checklist again. A rotation goes on without it.
 func (e *engine) readExposure() {
-	if e.j.Exposed == 0 || e.exposed != nil {
+	if !e.j.Checklist || e.exposed != nil {
 		return
 	}
 	var found Exposure
@@ -84,7 +89,8 @@ func (e *engine) readExposure() {
 	switch {
 	case err == nil:
 		e.exposed = &found
-	case errors.Is(err, fs.ErrNotExist) && e.j.State == Finalising: // removed already
+	case errors.Is(err, fs.ErrNotExist) && slices.Contains([]State{Preparing, Applying, RollbackApplied}, e.j.State):
+		// A way back was killed at its end, where the files go before the state does.
 	default:
 		e.warn("the checklist of what was exposed cannot be read any more: %v", err)
 	}

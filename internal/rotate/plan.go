@@ -98,6 +98,7 @@ type Plan struct {
 
 	Exposed       []Exposed `json:"exposed,omitempty"` // after a leak
 	ExposedAdvice []string  `json:"exposed_advice,omitempty"`
+	LeavesDataKey bool      `json:"leaves_data_key,omitempty"` // as in Exposure
 
 	Effects  []string  `json:"effects"`
 	Refusals []Refusal `json:"refusals"`
@@ -230,7 +231,8 @@ func MakePlan(ctx context.Context, cfg PlanConfig) (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.Exposed, p.ExposedAdvice = exposure(p, version, uses, leaking)
+		x := exposure(p, version, uses, leaking)
+		p.Exposed, p.ExposedAdvice, p.LeavesDataKey = x.List, x.Advice, x.LeavesDataKey
 	}
 	return p, nil
 }
