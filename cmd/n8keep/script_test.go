@@ -16,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"n8keep": func() { os.Exit(run()) }})
+	testscript.Main(m, map[string]func(){"n8keep": func() { os.Exit(run()) }, "n8keep-way-back": wayBack})
 }
 
 // TestScript runs the command line as a user does. The scripts have these
