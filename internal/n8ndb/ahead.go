@@ -21,6 +21,7 @@ type aheadRow struct {
 
 // ahead is each, but for the order in time: rows are read by another goroutine while fn
 // works on those before. Fn is called by the caller's goroutine, and may keep the columns.
+// Nothing is read beside a row above aheadBytes: the next one may be as large.
 func (v *view) ahead(ctx context.Context, q query, fn func(row string, cols []any) error) (err error) {
 	batches, stop := make(chan []aheadRow), make(chan struct{})
 	var failed error
@@ -41,13 +42,18 @@ func (v *view) ahead(ctx context.Context, q query, fn func(row string, cols []an
 		failed = v.each(ctx, q, func(row string, cols []any) error {
 			cols = keep(cols)
 			batch = append(batch, aheadRow{row, cols})
+			before := size
 			for _, c := range cols {
 				size += len(bytesOf(c))
 			}
+			large := size-before >= aheadBytes
 			if len(batch) < aheadRows && size < aheadBytes {
 				return nil
 			}
-			return send()
+			if err := send(); err != nil || !large {
+				return err
+			}
+			return send() // nothing, which is taken when fn has returned from the last row
 		})
 		if failed == nil && len(batch) > 0 {
 			failed = send()

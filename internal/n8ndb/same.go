@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"syscall"
@@ -60,18 +61,29 @@ func NamePostgres(ctx context.Context, dsn, app string) (name, doubt string, err
 }
 
 // NameFile names a database file by its device and inode, which hard links and bind
-// mounts have in common; "" when there is none.
+// mounts have in common, and by the time at which it was made, where the file system keeps
+// it: a number is given to another file when the one that had it is gone. It is "" when
+// there is no file, or none that may be looked at, which whoever opens it says better.
 func NameFile(path string) (string, error) {
 	info, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case err == nil:
+	case nameless(err):
 		return "", nil
-	}
-	if err != nil {
+	default:
 		return "", problem.Wrap(problem.Unexpected, err, "looking for %q", path)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return "", nil
 	}
-	return fmt.Sprintf("inode:%d:%d", st.Dev, st.Ino), nil
+	name := fmt.Sprintf("inode:%d:%d", st.Dev, st.Ino)
+	if born := birth(path); born != "" {
+		name += ":" + born
+	}
+	return name, nil
+}
+
+func nameless(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR)
 }

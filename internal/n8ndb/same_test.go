@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -91,14 +92,34 @@ func TestNameFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := map[string]string{}
-	for _, file := range []string{"a", "copy", "hard", "soft", "nosuch"} {
+	for _, file := range []string{"a", "copy", "hard", "soft", "nosuch", "a/below"} {
 		got, err := n8ndb.NameFile(at(file))
 		if err != nil {
 			t.Fatal(err)
 		}
 		names[file] = got
 	}
-	if names["a"] == "" || names["hard"] != names["a"] || names["soft"] != names["a"] || names["copy"] == names["a"] || names["nosuch"] != "" {
+	if names["a"] == "" || names["hard"] != names["a"] || names["soft"] != names["a"] || names["copy"] == names["a"] || names["nosuch"]+names["a/below"] != "" {
 		t.Error(names)
+	}
+	// Another file that gets the number of one that is gone is another file, once the
+	// clock of the file system has gone on.
+	for end := time.Now().Add(2 * time.Second); ; {
+		if err := os.Remove(at("copy")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at("copy"), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := n8ndb.NameFile(at("copy"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != names["copy"] {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("a new file has the name of the old one, %q", got)
+		}
 	}
 }

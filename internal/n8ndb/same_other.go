@@ -1,0 +1,5 @@
+//go:build !linux
+
+package n8ndb
+
+func birth(string) string { return "" }
