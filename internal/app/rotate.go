@@ -412,6 +412,11 @@ func absolutes(paths []string) (list []string) {
 	return list
 }
 
+// finaliseFirst is what is left to do as long as the rotation has not ended.
+func finaliseFirst(id string) string {
+	return "in this order: \"n8keep rotate finalise " + id + "\", then \"n8keep data-key rotate\", which is refused before; the active data key could be read with the old key"
+}
+
 // resultDoc is what the engine returned as people and scripts see it.
 func resultDoc(res *rotate.Result) *api.Rotation {
 	doc := rotationDoc(res.Journal)
@@ -428,7 +433,7 @@ func resultDoc(res *rotate.Result) *api.Rotation {
 		case state == rotate.Finalised:
 			doc.Do = append(doc.Do, "make a new data key now: \"n8keep data-key rotate\"; the active one could be read with the old key")
 		case !state.Ended() && state != rotate.RollingBack && state != rotate.RollbackCommitting && state != rotate.RollbackApplied:
-			doc.Do = append(doc.Do, "in this order: \"n8keep rotate finalise "+res.Journal.ID+"\", then \"n8keep data-key rotate\", which is refused before; the active data key could be read with the old key")
+			doc.Do = append(doc.Do, finaliseFirst(res.Journal.ID))
 		}
 	}
 	return doc

@@ -169,10 +169,12 @@ func (a *App) finalise(ctx context.Context, r *rotating, cfg rotate.Config, j *r
 	plan, warnings, todo := doc.Plan, doc.Warnings, doc.Do
 	err := a.engine(doc, func() (*rotate.Result, error) { return rotate.Finalise(ctx, cfg, hooks) })
 	doc.Plan = plan
-	doc.Warnings, doc.Do = append(warnings, doc.Warnings...), append(todo, doc.Do...)
+	// What was said of the rotation before is not said twice.
+	doc.Warnings, doc.Do = withoutRepeats(append(warnings, doc.Warnings...)), withoutRepeats(append(todo, doc.Do...))
 	if doc.State != string(rotate.Finalised) {
 		return err
 	}
+	doc.Do = slices.DeleteFunc(doc.Do, func(do string) bool { return do == finaliseFirst(j.ID) })
 	var more []string
 	doc.NeedOldKey, more = a.madeWith(ctx, r.in, r.backup.targets, string(j.Old.Fingerprint))
 	doc.Warnings = append(doc.Warnings, more...)
@@ -183,6 +185,17 @@ func (a *App) finalise(ctx context.Context, r *rotating, cfg rotate.Config, j *r
 		doc.Warnings = append(doc.Warnings, "whoever has the old key and an identity can still read the older archives")
 	}
 	return err
+}
+
+// withoutRepeats keeps the first of each line.
+func withoutRepeats(lines []string) []string {
+	kept := []string{}
+	for _, l := range lines {
+		if !slices.Contains(kept, l) {
+			kept = append(kept, l)
+		}
+	}
+	return kept
 }
 
 func ringKey(k resolvedKey, record rotate.KeyRecord) keyring.Key {

@@ -185,7 +185,7 @@ func (c *commands) printRotation(d *api.Rotation) {
 	if d.LeftUnread > 0 {
 		pairs = append(pairs, "left", Plural(d.LeftUnread, "older finished execution")+", which nobody looked into")
 	}
-	if d.ExposedTotal > 0 && len(d.Exposed) == 0 && len(d.Next) > 0 {
+	if d.ExposedTotal > 0 && len(d.Exposed) == 0 && d.State == "verified" { // elsewhere a resume goes on, and afterwards there is no list
 		pairs = append(pairs, "exposed", Plural(int64(d.ExposedTotal), "line")+" on the checklist, which \"n8keep rotate resume "+d.ID+"\" prints")
 	}
 	if r := d.Rollback; r != nil {
