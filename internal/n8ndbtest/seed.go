@@ -4,8 +4,10 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -76,10 +78,11 @@ func (f Fixture) Prepare(t testing.TB, seed bool) (location string, seeded Seede
 	return f.Copy(t), Seeded{}
 }
 
-// files puts the bundle into a folder of the test.
+// files puts the bundle into a folder of the test, which gets maps and slices of its own.
 func (s *seeder) files(t testing.TB) Seeded {
 	t.Helper()
 	out := s.out
+	out.Secrets, out.Executions = slices.Clone(out.Secrets), maps.Clone(out.Executions)
 	out.BundleDir = t.TempDir()
 	file := filepath.Join(out.BundleDir, filepath.FromSlash(bundleFile))
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
