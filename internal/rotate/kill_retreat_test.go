@@ -8,10 +8,19 @@ import (
 )
 
 // TestKilledOnTheWayBack kills a rotation, and a rollback, that has failed and is about
-// to have n8n run as before. The short form takes some points, N8KEEP_SOAK=1 all of the
-// last half.
+// to have n8n run as before. The short form takes some points of the last half, and the
+// last one, on SQLite; N8KEEP_SOAK=1 all of it, on both.
 func TestKilledOnTheWayBack(t *testing.T) {
-	b := newBase(t, "2.41.1-sqlite")
+	for _, name := range []string{"sqlite", "postgres"} {
+		if name == "sqlite" || soak() {
+			t.Run(name, func(t *testing.T) { newBase(t, engines()[name]).killedOnTheWayBack(t) })
+		}
+	}
+	wantKinds(t)
+}
+
+func (b *base) killedOnTheWayBack(t *testing.T) {
+	killed := 0
 	for _, do := range []string{"give up", "stay"} {
 		start := func() job {
 			j := b.world(t)
@@ -22,14 +31,13 @@ func TestKilledOnTheWayBack(t *testing.T) {
 			return j
 		}
 		all := failtest.Points(t, start())
-		step := 1
-		if !soak() {
-			step = len(all) / 6
-		}
-		for n := len(all) - 1; n > len(all)/2; n -= step {
+		half := len(all) / 2
+		for _, n := range b.spread(all[half:], 2, all[len(all)-1]) {
+			n += half
 			j := start()
-			failtest.MustKill(t, j, n)
-			then := []string{"rollback", "resume"}[n%2]
+			b.mustKill(t, j, all, n)
+			then := []string{"rollback", "resume"}[killed%2]
+			killed++
 			where := fmt.Sprintf("%s killed at point %d of %d (%s), then %s", do, n, len(all), all[n-1], then)
 			b.whole(t, j, where)
 			b.finish(t, j, then, where)

@@ -17,49 +17,95 @@ import (
 
 func soak() bool { return os.Getenv("N8KEEP_SOAK") != "" }
 
+// kinds are the kinds of points of all jobs of this process, and whether a job was killed
+// at one, by engine.
+var kinds = map[n8ndb.Engine]map[string]bool{n8ndb.SQLite: {}, n8ndb.Postgres: {}}
+
+// met: some job was killed at a point of that kind.
+func met(kind string) bool { return kinds[n8ndb.SQLite][kind] || kinds[n8ndb.Postgres][kind] }
+
+// mustKill kills a job at a point of those that spread has returned.
+func (b *base) mustKill(t *testing.T, j job, names []string, n int) {
+	t.Helper()
+	failtest.MustKill(t, j, n)
+	kinds[b.f.Engine][names[n-1]] = true
+}
+
 // spread are the points, counted from 1, at which a job is killed: all of them in a
-// soak, else the last of its kind each, evenly over the job, and always the kinds that
-// are named. The engines take others.
+// soak, else always the last of the kinds that are named, and the last each of as many
+// others, evenly over the job, of those at which no job was killed before. So each job
+// and each engine take others.
 func (b *base) spread(names []string, most int, always ...string) (at []int) {
-	if soak() {
-		for i := range names {
-			at = append(at, i+1)
-		}
-		return at
-	}
 	last := map[string]int{}
 	for i, name := range names {
 		last[name] = i + 1
+		kinds[b.f.Engine][name] = kinds[b.f.Engine][name]
+		if soak() {
+			at = append(at, i+1)
+		}
+	}
+	if soak() {
+		return at
 	}
 	for _, name := range always {
 		at = append(at, last[name])
+		delete(last, name)
 	}
-	kinds := slices.Sorted(maps.Values(last))
-	kinds = slices.DeleteFunc(kinds, func(n int) bool { return slices.Contains(at, n) })
-	shift := map[n8ndb.Engine]int{n8ndb.SQLite: 1, n8ndb.Postgres: 3}[b.f.Engine]
+	fresh := slices.Sorted(maps.Values(last))
+	if unmet := slices.DeleteFunc(slices.Clone(fresh), func(n int) bool { return met(names[n-1]) }); len(unmet) >= most {
+		fresh = unmet
+	}
 	for i := range most {
-		at = append(at, kinds[(4*i+shift)*len(kinds)/(4*most)])
+		at = append(at, fresh[(2*i+1)*len(fresh)/(2*most)])
 	}
 	slices.Sort(at)
 	return at
+}
+
+// some is how many kinds: on PostgreSQL each takes several times as long.
+func (b *base) some(postgres, sqlite int) int {
+	if b.f.Engine == n8ndb.Postgres {
+		return postgres
+	}
+	return sqlite
+}
+
+// wantKinds wants that jobs were killed at many kinds of points once both engines had
+// their turn, in a soak at all of each engine that any job has passed.
+func wantKinds(t *testing.T) {
+	t.Helper()
+	done, never := map[string]bool{}, map[string]bool{}
+	for engine, names := range kinds {
+		for name, killed := range names {
+			if soak() && !killed {
+				t.Errorf("%s: no job was killed at %q", engine, name)
+			}
+			if met(name) {
+				done[name] = true
+			} else {
+				never[name] = true
+			}
+		}
+	}
+	t.Logf("killed at %d kinds of points, and never at %v", len(done), slices.Sorted(maps.Keys(never)))
+	if len(kinds[n8ndb.SQLite]) > 0 && len(kinds[n8ndb.Postgres]) > 0 && len(done) < 45 {
+		t.Errorf("jobs were killed at %d kinds of points only", len(done))
+	}
 }
 
 // TestKilled kills a rotation at a point and takes it on, or back; then kills that as
 // well. Whatever was left, the database is old or new as a whole, and at the end the
 // invariants hold. The short form takes some points, N8KEEP_SOAK=1 all.
 func TestKilled(t *testing.T) {
-	for name, fixture := range engines() {
+	for _, name := range []string{"sqlite", "postgres"} {
 		t.Run(name, func(t *testing.T) {
-			b := newBase(t, fixture)
+			b := newBase(t, engines()[name])
 			all := failtest.Points(t, b.world(t))
-			at := b.spread(all, 2, "write.commit", "write.committed", "keyfile.renamed")
-			kinds := map[string]bool{}
-			for _, name := range all {
-				kinds[name] = true
-			}
-			t.Logf("%d points of %d kinds, of which %d are met", len(all), len(kinds), len(at))
-			if least := map[string]int{"sqlite": 150, "postgres": 100}[name]; len(all) < least || len(kinds) < 40 {
-				t.Errorf("only %d points of %d kinds", len(all), len(kinds))
+			at := b.spread(all, b.some(2, 10), "write.commit", "write.committed", "keyfile.renamed")
+			of := len(slices.Compact(slices.Sorted(slices.Values(all))))
+			t.Logf("%d points of %d kinds", len(all), of)
+			if least := map[string]int{"sqlite": 150, "postgres": 100}[name]; len(all) < least || of < 40 {
+				t.Errorf("only %d points of %d kinds", len(all), of)
 			}
 			t.Run("once", func(t *testing.T) { b.killed(t, all, at) })
 			t.Run("after a leak", func(t *testing.T) { b.killedLeak(t) })
@@ -70,6 +116,7 @@ func TestKilled(t *testing.T) {
 			t.Run("rollback killed", func(t *testing.T) { b.killedTwice(t, "rollback", all) })
 		})
 	}
+	wantKinds(t)
 }
 
 // killed kills a run at each of the points, and takes it on and back: both in a soak,
@@ -82,7 +129,7 @@ func (b *base) killed(t *testing.T, all []string, at []int) {
 				continue
 			}
 			j := b.world(t)
-			failtest.MustKill(t, j, n)
+			b.mustKill(t, j, all, n)
 			where := fmt.Sprintf("killed at point %d of %d (%s), then %s", n, len(all), all[n-1], then)
 			outcomes[string(b.whole(t, j, where))+", "+then]++
 			b.finish(t, j, then, where)
@@ -185,10 +232,10 @@ func (b *base) killedLeak(t *testing.T) {
 	j := b.world(t)
 	j.Leak = true
 	all := failtest.Points(t, j)
-	for i, n := range b.spread(all, 2) {
+	for i, n := range b.spread(all, b.some(2, 6)) {
 		j := b.world(t)
 		j.Leak = true
-		failtest.MustKill(t, j, n)
+		b.mustKill(t, j, all, n)
 		then := []string{"resume", "rollback"}[i%2]
 		b.finish(t, j, then, fmt.Sprintf("killed at point %d of %d (%s), then %s", n, len(all), all[n-1], then))
 		if t.Failed() {
@@ -203,9 +250,9 @@ func (b *base) killedLeak(t *testing.T) {
 		return j
 	}
 	back := failtest.Points(t, start())
-	for _, n := range b.spread(back, 1) {
+	for _, n := range b.spread(back, b.some(1, 4)) {
 		j := start()
-		failtest.MustKill(t, j, n)
+		b.mustKill(t, j, back, n)
 		b.finish(t, j, "rollback", fmt.Sprintf("rollback killed at point %d of %d (%s)", n, len(back), back[n-1]))
 		if t.Failed() {
 			return
@@ -242,9 +289,9 @@ func (b *base) killedTwice(t *testing.T, then string, all []string) {
 			return j
 		}
 		second := failtest.Points(t, start())
-		for _, n := range b.spread(second, 2) {
+		for _, n := range b.spread(second, b.some(2, 5)) {
 			j := start()
-			failtest.MustKill(t, j, n)
+			b.mustKill(t, j, second, n)
 			killed++
 			where := fmt.Sprintf("killed at %q, its %s at point %d of %d (%s)", kind, then, n, len(second), second[n-1])
 			b.whole(t, j, where)
@@ -266,9 +313,9 @@ func (b *base) killedFinalising(t *testing.T) {
 		return j
 	}
 	all := failtest.Points(t, start())
-	for _, n := range b.spread(all, 2) {
+	for _, n := range b.spread(all, 3) {
 		j := start()
-		failtest.MustKill(t, j, n)
+		b.mustKill(t, j, all, n)
 		where := fmt.Sprintf("finalise killed at point %d of %d (%s)", n, len(all), all[n-1])
 		if _, err := j.do(); err != nil {
 			t.Fatalf("%s: %v", where, err)
