@@ -16,9 +16,9 @@ import (
 
 // keyFileJob is what a process does that is killed.
 type keyFileJob struct {
-	Do     string // stage, apply, undo
+	Do     string // stage, apply, undo, changeable
 	File   KeyFile
-	Staged StagedFile // for apply and undo
+	Staged StagedFile // for all but stage
 	New    string
 	Before string
 }
@@ -42,13 +42,15 @@ func (j keyFileJob) do() (err error) {
 		err = j.Staged.Apply(j.change())
 	case "undo":
 		_, err = j.Staged.Undo(j.change())
+	case "changeable":
+		err = j.Staged.Changeable(j.change())
 	default:
 		err = fmt.Errorf("what is %q?", j.Do)
 	}
 	return err
 }
 
-// TestKeyFilesKilled kills Stage, Apply and Undo at every point, and then goes on, or
+// TestKeyFilesKilled kills Stage, Apply, Undo and Changeable at every point, and then goes on, or
 // back. The file is whole at any time, but for a write in place, and in the end holds
 // what it should, with nothing beside it.
 func TestKeyFilesKilled(t *testing.T) {
@@ -87,7 +89,7 @@ func TestKeyFilesKilled(t *testing.T) {
 					}
 					j.Staged.Staged, j.Staged.InPlace = "", "it is a mount point"
 				}
-				if do == "undo" {
+				if do == "undo" || do == "changeable" {
 					if err := j.Staged.Apply(j.change()); err != nil {
 						t.Fatal(err)
 					}
@@ -98,9 +100,9 @@ func TestKeyFilesKilled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			jobs := []string{"stage", "apply", "undo"}
+			jobs := []string{"stage", "apply", "undo", "changeable"}
 			if tt.inPlace {
-				jobs = jobs[1:]
+				jobs = jobs[1:3]
 			}
 			total, torn := 0, 0
 			for _, do := range jobs {
@@ -148,7 +150,7 @@ func TestKeyFilesKilled(t *testing.T) {
 						}
 						total++
 					}
-					if n < 4 {
+					if n < 4 && do != "changeable" || n < 3 {
 						t.Errorf("%s passes only %d points", do, n-1)
 					}
 				}

@@ -142,6 +142,9 @@ func TestDataKeyThatStays(t *testing.T) {
 				do = e.Do
 			}
 		}
+		if leaves := strings.Contains(do, "data-key rotate"); p.LeavesDataKey != leaves {
+			t.Errorf("%t, and %q", p.LeavesDataKey, do)
+		}
 		return strings.Contains(strings.Join(p.Effects, "\n"), stays), do
 	}
 	f := newPlanned(t, "2.38.7-sqlite-keyrotation", false)
