@@ -162,9 +162,14 @@ func TestBackupMissedATarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, doc := range []*api.Rotation{done, status} {
-		if !slices.ContainsFunc(doc.Warnings, func(w string) bool { return strings.Contains(w, "is in "+good+", and not in "+gone+": ") }) {
-			t.Errorf("%q", doc.Warnings)
+	ended, err := d.app().RotateFinalise(ctx, app.JournalOptions{ID: done.ID, NoBackup: true, Confirm: certain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, doc := range []*api.Rotation{done, status, ended} {
+		said := slices.DeleteFunc(slices.Clone(doc.Warnings), func(w string) bool { return !strings.Contains(w, "is in "+good+", and not in "+gone+": ") })
+		if len(said) != 1 {
+			t.Errorf("%s: %q", doc.State, doc.Warnings)
 		}
 	}
 }
@@ -238,6 +243,13 @@ func TestAfterLeakSaysAgain(t *testing.T) {
 	}
 	if _, err := d.app().DataKeyRotate(ctx, app.InstanceOptions{N8NDir: d.n8n}, app.DataKeyOptions{Confirm: settled}); err != nil {
 		t.Error(err)
+	}
+
+	// One that is finalised at once has no first and then.
+	o := app.RotateOptions{NewKeyFile: d.write("newer", "9f3b7c1e5a2d8f604b7e1c93d5a8f26071be4c9d3f8a6e52"), NoBackup: true, AfterLeak: true, Finalise: true, Confirm: sure}
+	_, done, err = d.app().RotateInstance(ctx, app.InstanceOptions{N8NDir: d.n8n, Name: "prod"}, o)
+	if err != nil || done.State != "finalised" || !mentions(done.Do, "make a new data key now: ") || mentions(done.Do, "in this order: ") {
+		t.Errorf("%+v, %v", done, err)
 	}
 }
 
