@@ -147,7 +147,7 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 		return nil, nil, err
 	}
 	cfg.Instance, cfg.Database, cfg.Choices, cfg.Files, cfg.Storage = in.name, in.known.at, choices, made.files, in.bundleDir()
-	cfg.SameDatabase, cfg.Plan = in.known.same, made.plan
+	cfg.SameDatabase, cfg.Plan, cfg.KeyElsewhere = in.known.same, made.plan, made.elsewhere
 	if cfg.Reopen, err = r.reopening(a, o); err != nil {
 		return nil, nil, err
 	}

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -12,8 +13,10 @@ import (
 	"github.com/n8keep/n8keep/internal/api"
 	"github.com/n8keep/n8keep/internal/audit"
 	"github.com/n8keep/n8keep/internal/n8nhome"
+	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/internal/reencrypt"
 	"github.com/n8keep/n8keep/internal/rotate"
+	"github.com/n8keep/n8keep/internal/service"
 )
 
 // plannedRotation is a plan with what carrying it out needs.
@@ -25,6 +28,8 @@ type plannedRotation struct {
 	// before and afterwards are left to a person: before n8n starts with the new key,
 	// and once the rotation is through.
 	before, afterwards []string
+	// elsewhere are places, in words, in which the key is set and n8keep does not change it.
+	elsewhere []string
 }
 
 // rotationPlan reads everything and changes nothing.
@@ -62,6 +67,7 @@ func (a *App) rotationPlan(ctx context.Context, r *rotating, choices rotate.Choi
 	if err != nil {
 		return nil, err
 	}
+	made.elsewhere = append(made.elsewhere, p.KeyElsewhere()...)
 	made.doc, made.plan, made.refused = planDoc(p, r), p, explainWrongKey(p.Refused(), r.old)
 	made.doc.Warnings = list(slices.Concat(made.doc.Warnings, in.known.doubts(), warnings))
 	return made, nil
@@ -136,24 +142,16 @@ func (a *App) keySources(ctx context.Context, r *rotating, version string, made 
 		for _, what := range r.service.Unchecked(ctx) {
 			warnings = append(warnings, "n8keep cannot see "+what)
 		}
-		d, err := r.service.Deployment(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, nil, err
-			}
-			warnings = append(warnings, "whether the key is set where n8n is started is not known: "+err.Error())
-		}
-		cfg.ComposeFiles, cfg.UnitFiles = d.Compose, d.Units
 	}
-	for _, path := range in.conf.DeploymentFiles {
-		base := filepath.Base(path)
-		compose := strings.HasPrefix(base, "compose.") || strings.HasPrefix(base, "docker-compose.")
-		switch {
-		case compose && r.spec.Compose == "":
-			cfg.ComposeFiles = append(cfg.ComposeFiles, path)
-		case strings.HasPrefix(base, ".env") || strings.HasSuffix(base, ".env"):
-			cfg.EnvFiles = append(cfg.EnvFiles, path)
+	if err := r.deployment(ctx, &cfg); err != nil {
+		if ctx.Err() != nil {
+			return nil, nil, err
 		}
+		warnings = append(warnings, "whether the key is set where n8n is started is not known: "+err.Error())
+		made.elsewhere = append(made.elsewhere, "what starts n8n")
+	}
+	if r.keySetByUser {
+		made.elsewhere = append(made.elsewhere, "what you set yourself")
 	}
 	places, err := n8nhome.FindKeyPlaces(cfg)
 	if err != nil {
@@ -175,4 +173,58 @@ func (a *App) keySources(ctx context.Context, r *rotating, version string, made 
 		}
 	}
 	return rotate.KeySourcesOf(places), append(warnings, places.Warnings...), nil
+}
+
+// deployment puts in the files that n8n is started with. Without those of the service the
+// others are there all the same.
+func (r *rotating) deployment(ctx context.Context, cfg *n8nhome.KeyPlacesConfig) (err error) {
+	if r.service != nil {
+		var d service.Deployment
+		d, err = r.service.Deployment(ctx)
+		cfg.ComposeFiles, cfg.UnitFiles = d.Compose, d.Units
+	}
+	for _, path := range r.in.conf.DeploymentFiles {
+		base := filepath.Base(path)
+		compose := strings.HasPrefix(base, "compose.") || strings.HasPrefix(base, "docker-compose.")
+		switch {
+		case compose && r.spec.Compose == "":
+			cfg.ComposeFiles = append(cfg.ComposeFiles, path)
+		case strings.HasPrefix(base, ".env") || strings.HasSuffix(base, ".env"):
+			cfg.EnvFiles = append(cfg.EnvFiles, path)
+		}
+	}
+	return err
+}
+
+// startsWith refuses to have n8n started while a file from which it takes its key, and
+// which the rotation does not change, holds another one than it is to have then: back says
+// the old one. What cannot be seen is for the question before.
+func (a *App) startsWith(ctx context.Context, r *rotating, j *rotate.Journal, back bool) error {
+	key, other := r.new, r.old
+	if back {
+		key, other = r.old, r.new
+	}
+	relied := r.keySetByUser || r.spec.StartCommand != "" // the plan has believed them
+	if r.service == nil || key.key.IsZero() || relied && !back {
+		return nil
+	}
+	version, _ := r.in.version(ctx) // "" are the rules of a new one
+	cfg := n8nhome.KeyPlacesConfig{Key: key.key, New: other.key, Dir: r.in.dir, N8NVersion: version}
+	err := r.deployment(ctx, &cfg)
+	places, ferr := n8nhome.FindKeyPlaces(cfg)
+	if err = errors.Join(err, ferr); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		a.Logger.Warn("where n8n takes its key from when it is started is not known", "error", err)
+	}
+	for _, p := range places.Places {
+		ours := slices.ContainsFunc(j.Files, func(f n8nhome.StagedFile) bool { return f.Path == p.Path })
+		wrong := p.Holds == n8nhome.HoldsReplace || p.Holds == n8nhome.HoldsOther && !relied
+		if wrong && !ours && p.Ignored == "" && p.Follows == "" {
+			return problem.New(problem.CheckFailed, "%s is not the key %s, with which rotation %q would have n8n started", p, key.key.Fingerprint(), j.ID).
+				WithHint("nothing was touched; n8keep does not change it: put the key there, do not restart n8n yourself, and call this again")
+		}
+	}
+	return nil
 }

@@ -40,13 +40,16 @@ type JournalOptions struct {
 
 // RotateResume goes on with a rotation.
 func (a *App) RotateResume(ctx context.Context, o JournalOptions) (*api.Rotation, error) {
-	return a.onJournal(ctx, "rotate resume", o, func(ctx context.Context, _ *rotating, cfg rotate.Config, _ *rotate.Journal, doc *api.Rotation) error {
+	return a.onJournal(ctx, resume, o, func(ctx context.Context, _ *rotating, cfg rotate.Config, _ *rotate.Journal, doc *api.Rotation) error {
 		return a.engine(doc, func() (*rotate.Result, error) { return rotate.Resume(ctx, cfg) })
 	})
 }
 
-// rollback is the command that goes back.
-const rollback = "rotate rollback"
+// The commands that go on and back.
+const (
+	resume   = "rotate resume"
+	rollback = "rotate rollback"
+)
 
 // RotateRollback goes back to the old key.
 func (a *App) RotateRollback(ctx context.Context, o JournalOptions) (*api.Rotation, error) {
@@ -102,6 +105,11 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 		return nil, err
 	}
 	defer unlockMoved()
+	if back := command == rollback || goesBack(j); back || command == resume && j.State != rotate.Verified && j.State != rotate.Finalising {
+		if err := a.startsWith(ctx, r, j, back); err != nil {
+			return nil, err
+		}
+	}
 	doc = rotationDoc(j)
 	if command == rollback {
 		doc.Warnings = append(doc.Warnings, j.BackWarnings()...)
@@ -231,7 +239,7 @@ func (a *App) reopen(j *rotate.Journal, o JournalOptions, back bool) (*rotating,
 		return nil, err
 	}
 	replaced := r.old
-	if back || j.State == rotate.RollingBack || j.State == rotate.RollbackCommitting || j.State == rotate.RollbackApplied {
+	if back || goesBack(j) {
 		replaced = r.new
 	}
 	if err := a.serve(r, replaced); err != nil {
@@ -246,6 +254,11 @@ func (a *App) reopen(j *rotate.Journal, o JournalOptions, back bool) (*rotating,
 		r.backup.recipients, r.backup.recipientFiles = keep.Recipients, keep.RecipientFiles
 	}
 	return r, nil
+}
+
+// goesBack: a rollback was begun, and every command goes on with it.
+func goesBack(j *rotate.Journal) bool {
+	return j.State == rotate.RollingBack || j.State == rotate.RollbackCommitting || j.State == rotate.RollbackApplied
 }
 
 func (o HookOptions) named() bool {

@@ -28,6 +28,10 @@ type SQLiteConfig struct {
 	Immutable bool
 }
 
+// ErrMidWrite is the cause of an error about a database file that a program has left in
+// the middle of a write: only who may write it can read it, and nobody has it open.
+var ErrMidWrite = errors.New("left in the middle of a write")
+
 // OpenSQLite opens a database file for reading, with its write-ahead log. n8n may
 // be running. Where the folder cannot be written, a log that needs recovery cannot
 // be read, and the error says so; without a log the file is read as it is.
@@ -56,8 +60,8 @@ func OpenSQLite(ctx context.Context, cfg SQLiteConfig) (*DB, error) {
 		case err == nil:
 			db.yield = true
 		case !head.wal() && folderRefused(err) && exists(path+"-journal"):
-			return nil, problem.New(problem.Usage, "%q was left in the middle of a write, and only a program that may write it can repair it", path).
-				WithHint("start n8n on it once, or take a backup, which repairs a copy")
+			p := &problem.Error{Kind: problem.Usage, Err: ErrMidWrite, Msg: fmt.Sprintf("%q was left in the middle of a write, and only a program that may write it can repair it", path)}
+			return nil, p.WithHint("start n8n on it once, or take a backup, which repairs a copy")
 		case head.wal() && folderRefused(err) && !side.log:
 			// Nobody has it open, or there would be a log; should somebody come, Close finds the log.
 			if db.pool, err = openSQLitePool(ctx, path, "&immutable=1"); err == nil {

@@ -167,10 +167,10 @@ func (s *StagedFile) mutable() error {
 		WithHint("allow it with \"chattr -ia %s\", and try again", s.Path)
 }
 
-// Changeable finds out, without changing anything, whether Apply or Undo will be able to
+// Changeable finds out, without changing the file, whether Apply or Undo will be able to
 // change the file: it holds one of the two keys, and a new file can be made beside it, or
 // it can be written in place. A third key is WrongKey; what the user cannot change is
-// Usage.
+// Usage. What Stage has left beside it is removed: Apply and Undo make it anew.
 func (s StagedFile) Changeable(c KeyChange) error {
 	state, _, info, err := s.state(c)
 	if err != nil {

@@ -92,7 +92,12 @@ func TestClearValueChanges(t *testing.T) {
 // column reads one text.
 func (b *base) column(t *testing.T, j job, query string) (text string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+j.path("home", "database.sqlite"))
+	return b.columnAt(t, j.path("home", "database.sqlite"), query)
+}
+
+func (b *base) columnAt(t *testing.T, path, query string) (text string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,38 +106,6 @@ func (b *base) column(t *testing.T, j job, query string) (text string) {
 		t.Fatal(err)
 	}
 	return text
-}
-
-// TestPartlyUndone: a database of which a part was put back by somebody is not guessed at
-// in the middle of a rollback's commit.
-func TestPartlyUndone(t *testing.T) {
-	b := newBase(t, "2.41.1-sqlite")
-	j := b.world(t)
-	const query = `SELECT data FROM credentials_entity WHERE id = 'labSmtp000000001'`
-	before := b.column(t, j, query)
-	if _, err := j.do(); err != nil {
-		t.Fatal(err)
-	}
-	after := b.column(t, j, query)
-	j.Do = "rollback"
-	if _, err := j.with(t, t.Context(), dead("commit 1")); err == nil {
-		t.Fatal("nothing failed")
-	}
-	if journal, err := Open(j.path("state"), testID); err != nil || journal.State != RollbackCommitting || journal.Undone.Held == 0 {
-		t.Fatalf("%+v, %v", journal, err)
-	}
-	b.exec(t, j, `UPDATE credentials_entity SET data = $1 WHERE id = 'labSmtp000000001'`, before)
-	for _, do := range []string{"rollback", "resume"} {
-		j.Do = do
-		r, err := j.do()
-		says(t, do, err, problem.Damaged, "columns hold what the rotation has written: its rollback has put back a part of them, which no commit leaves", "keep n8n stopped and the rotation's folder as it is",
-			"n8n was stopped by n8keep, and must not be started before")
-		if r.Journal.State != RollbackCommitting {
-			t.Fatalf("%+v", r.Journal)
-		}
-	}
-	b.exec(t, j, `UPDATE credentials_entity SET data = $1 WHERE id = 'labSmtp000000001'`, after)
-	b.finish(t, j, "rollback", "whole again")
 }
 
 // TestBackToOldEncoding: n8n before 1.16 makes another password for CBC of a key beyond

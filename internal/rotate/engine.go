@@ -206,6 +206,7 @@ func (e *engine) create(ctx context.Context) error {
 	}
 	identity := e.key.identify(first.anchors)
 	e.j.Identity, e.j.FoundNew = &identity, first.new
+	e.j.KeyElsewhere = cfg.KeyElsewhere
 	for _, f := range cfg.Files {
 		e.j.Files = append(e.j.Files, n8nhome.StagedFile{Form: f.Form, Path: f.Path()})
 	}
@@ -472,6 +473,9 @@ func (e *engine) result(err error) (*Result, error) {
 	if !strings.Contains(p.Hint, "nothing was touched") {
 		p = p.WithHint("%s", e.j.Situation())
 	}
+	if e.j.State == Abandoned && len(e.j.KeyElsewhere) > 0 {
+		p = p.WithHint("where you have put the new key already (%s), put the old one back before n8n is started the next time", strings.Join(e.j.KeyElsewhere, ", "))
+	}
 	for _, next := range e.j.Next() {
 		p = p.WithHint("%s", next)
 	}
@@ -512,22 +516,12 @@ func (e *engine) forward(ctx context.Context) error {
 	return e.to(Verified)
 }
 
-// prepare is what happens while n8n runs. What fails here leaves nothing to go on
-// with, so that the rotation ends, unless it was interrupted.
+// prepare is what happens while n8n runs.
 func (e *engine) prepare(ctx context.Context) error {
-	err := e.prepareSteps(ctx)
-	switch {
-	case err == nil:
-		return nil
-	case e.j.Step(StepStop) != nil:
+	if err := e.prepareSteps(ctx); err != nil {
 		return e.giveUp(ctx, err)
-	case ctx.Err() != nil || errors.Is(err, context.Canceled):
-		return err
 	}
-	if e.discard() != nil || e.endBack(Abandoned) != nil {
-		e.cfg.Logger.Warn("a rotation that changed nothing could not be ended", "rotation", e.j.ID)
-	}
-	return err
+	return nil
 }
 
 func (e *engine) prepareSteps(ctx context.Context) error {

@@ -70,7 +70,7 @@ func (e *engine) lookFirst(ctx context.Context) (first firstLook, err error) {
 	}
 	first.anchors, err = db.Anchors(ctx)
 	if p := e.cfg.Plan; p != nil {
-		first.new = p.Already
+		first.new = p.stored
 	} else if err == nil {
 		var t tally
 		t, err = e.count(ctx, db, e.cfg.Choices.Executions)

@@ -130,7 +130,6 @@ type PlaceProof struct {
 
 // Undone counts what a rollback did.
 type Undone struct {
-	Held      int64 `json:"held"`      // columns that still held what the rotation had written
 	Restored  int64 `json:"restored"`  // columns and files that have their old bytes again
 	Rewritten int64 `json:"rewritten"` // values written by n8n since, now under the old key
 	Changed   int64 `json:"changed"`   // columns and files that n8n has changed since
@@ -204,7 +203,11 @@ type Journal struct {
 	// says that there is one, which may have no lines but advice.
 	Exposed   int  `json:"exposed,omitempty"`
 	Checklist bool `json:"checklist,omitempty"`
-	// From is the state from which a rollback set out, as long as it has changed nothing.
+	// KeyElsewhere are places, in words, in which n8n's key is set and n8keep does not
+	// change it.
+	KeyElsewhere []string `json:"key_elsewhere,omitempty"`
+	// From is the state from which a rollback set out, as long as the database is known to
+	// be as it was there.
 	From      State    `json:"rolled_back_from,omitempty"`
 	Unchecked []string `json:"unchecked,omitempty"`
 	Undone    *Undone  `json:"undone,omitempty"`

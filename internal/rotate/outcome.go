@@ -13,11 +13,12 @@ import (
 // outcome is what the database says of a commit.
 type outcome struct {
 	n8ndb.Compared
-	count tally // a census, as second opinion
+	// made and missing are the data key that the rotation has made, if any: 1 where it is there, and is not.
+	made, missing int64
+	count         tally // a census, as second opinion
 }
 
-// outcome compares every column that the rotation has written with its pre-image. The
-// data key that it has made counts as one.
+// outcome compares every column that the rotation has written with its pre-image.
 func (e *engine) outcome(ctx context.Context, w *n8ndb.Writer, scope n8ndb.ExecutionScope) (o outcome, err error) {
 	if err := e.proveRecords(rowsName, e.j.Attempt); err != nil {
 		return o, e.withoutPreimages(err)
@@ -35,30 +36,30 @@ func (e *engine) outcome(ctx context.Context, w *n8ndb.Writer, scope n8ndb.Execu
 			return o, err
 		}
 		if slices.ContainsFunc(rows, func(r n8ndb.KeyRow) bool { return r.ID == e.j.NewDataKey }) {
-			o.After++
+			o.made = 1
 		} else {
-			o.Before++
+			o.missing = 1
 		}
 	}
 	if o.count, err = e.count(ctx, w.DB, scope); err != nil {
 		return o, err
 	}
-	e.cfg.Logger.Info("the database says how a commit went", "rotation", e.j.ID, "before", o.Before, "after", o.After, "other", o.Other, "gone", o.Gone,
+	e.cfg.Logger.Info("the database says how a commit went", "rotation", e.j.ID, "before", o.Before, "after", o.After, "other", o.Other, "gone", o.Gone, "data_key", o.made,
 		"old_values", o.count.old, "new_values", o.count.new)
 	return o, nil
 }
 
 // untouched: every column holds what it held before.
 func (o outcome) untouched(j *Journal) bool {
-	return o.Before > 0 && o.After+o.Other+o.Gone == 0 && o.count.new <= max(j.AlreadyNew, j.FoundNew)
+	return o.Before+o.missing > 0 && o.After+o.Other+o.Gone+o.made == 0 && o.count.new <= max(j.AlreadyNew, j.FoundNew)
 }
 
 // through: every column holds what was written. Where nothing was, the files decide.
-func (o outcome) through() bool { return o.Before+o.Other+o.Gone == 0 && o.count.old == 0 }
+func (o outcome) through() bool { return o.Before+o.Other+o.Gone+o.missing == 0 && o.count.old == 0 }
 
 func (o outcome) mixed() *problem.Error {
 	return problem.New(problem.Damaged, "of the columns that were to be written, %d hold what they held before, %d what was written, %d something else, and %d are gone; "+
-		"the database has %d values under the old key and %d under the new one; no commit leaves that", o.Before, o.After, o.Other, o.Gone, o.count.old, o.count.new)
+		"the database has %d values under the old key and %d under the new one; no commit leaves that", o.Before+o.missing, o.After+o.made, o.Other, o.Gone, o.count.old, o.count.new)
 }
 
 // committed asks the database whether the commit went through. The Writer stays open,
@@ -90,24 +91,20 @@ func (e *engine) untouched(ctx context.Context) (bool, error) {
 	return untouched, w.Close()
 }
 
-// undone asks the database whether the rollback was committed. What n8n has written
-// since the rotation holds neither bytes; what it had not must have been put back as a
-// whole.
+// undone asks the database whether the rollback was committed: then no column holds what
+// the rotation has written, and nothing is under the new key. What n8n has written since
+// holds neither bytes. Anything else is begun anew, since a column is only written back
+// where it still holds what the rotation wrote. A database that is not as the rotation
+// left it is not one to start n8n on with the new key, should that fail.
 func (e *engine) undone(ctx context.Context) (w *n8ndb.Writer, through bool, err error) {
 	return e.ask(ctx, n8ndb.AllExecutions, func(o outcome) (bool, error) {
-		after := o.After
-		if e.j.NewDataKey != "" && after > 0 {
-			after-- // it stays, inactive
+		if o.After == 0 && o.count.new == 0 {
+			return true, nil
 		}
-		switch held := e.j.Undone.Held; {
-		case after == 0:
-			return o.count.new == 0, nil
-		case after == held:
-			return false, nil
-		default:
-			return false, problem.New(problem.Damaged, "%d of %d columns hold what the rotation has written: its rollback has put back a part of them, which no commit leaves", after, held).
-				WithHint("keep n8n stopped and the rotation's folder as it is; the backup of before the rotation can be restored beside this database")
+		if o.After == 0 || o.Before > 0 {
+			e.j.From = ""
 		}
+		return false, nil
 	})
 }
 

@@ -103,6 +103,8 @@ type Plan struct {
 	Effects  []string  `json:"effects"`
 	Refusals []Refusal `json:"refusals"`
 	Warnings []string  `json:"warnings"`
+
+	stored int64 // of Already, those in the database: all that a count of it finds later
 }
 
 // PlanPlace is one place of the catalogue.
@@ -292,6 +294,9 @@ func (p *Plan) read(ctx context.Context, cfg PlanConfig, version n8ndb.Version) 
 			}
 			if s.Opens && s.KeyRef == otherKey {
 				p.Already++
+				if place.Container != n8ndb.Bundle {
+					p.stored++
+				}
 			}
 			if place.Container == n8ndb.Flatted || place.Container == n8ndb.Bundle {
 				waiting++

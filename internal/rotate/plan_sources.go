@@ -53,15 +53,39 @@ func KeySourcesOf(found n8nhome.KeyPlaces) []KeySource {
 	return list
 }
 
+// KeyElsewhere names the places, in words, in which n8n's key is set, or may be, and the
+// rotation does not change it.
+func (p *Plan) KeyElsewhere() []string {
+	var list []string
+	known := false
+	for _, s := range p.Sources {
+		if s.Ignored != "" {
+			continue
+		}
+		known = true
+		if s.By != "n8keep" {
+			list = append(list, sourceName(s.Source, s.Where))
+		}
+	}
+	if !known {
+		list = append(list, "a place that n8keep does not know")
+	}
+	return list
+}
+
+func sourceName(source, where string) string {
+	if where != "" {
+		source += fmt.Sprintf(" (%s)", where)
+	}
+	return source
+}
+
 // sources refuses a start with the old key.
 func (p *Plan) sources(cfg PlanConfig) {
 	known := false
 	for _, s := range cfg.Sources {
 		out := PlanSource{Source: s.Source, Where: s.Where, Holds: "other", By: "user", Do: s.Do, Ignored: s.Ignored}
-		name := s.Source
-		if s.Where != "" {
-			name += fmt.Sprintf(" (%s)", s.Where)
-		}
+		name := sourceName(s.Source, s.Where)
 		switch {
 		case s.Key.IsZero():
 			out.Holds = "unknown"

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -126,6 +127,19 @@ func (e *engine) records(name string, attempt int) iter.Seq2[[]string, error] {
 var errStopped = errors.New("stopped")
 
 func (e *engine) eachRecord(name string, attempt int, fn func([]string) error) error {
+	return e.scanRecords(name, func(of uint64) bool { return of == uint64(attempt) }, fn)
+}
+
+// attemptOf reads a file of records to its end, and says of which attempt it is.
+func (e *engine) attemptOf(name string) (attempt int, err error) {
+	err = e.scanRecords(name, func(of uint64) bool {
+		attempt = int(of)
+		return of <= math.MaxInt32
+	}, func([]string) error { return nil })
+	return attempt, err
+}
+
+func (e *engine) scanRecords(name string, of func(attempt uint64) bool, fn func([]string) error) error {
 	damaged := func(err error) error {
 		return problem.Wrap(problem.Damaged, err, "%q of rotation %q is damaged", name, e.j.ID)
 	}
@@ -143,7 +157,7 @@ func (e *engine) eachRecord(name string, attempt int, fn func([]string) error) e
 	if _, err := io.ReadFull(r.r, magic); err != nil || string(magic) != preimageMagic {
 		return damaged(errors.Join(errors.New("it does not begin as it must"), err))
 	}
-	if n, id, at := r.text(), r.text(), r.number(); r.err != nil || n != name || id != e.j.ID || at != uint64(attempt) {
+	if n, id, at := r.text(), r.text(), r.number(); r.err != nil || n != name || id != e.j.ID || !of(at) {
 		return damaged(errors.Join(errors.New("it belongs to something else"), r.err))
 	}
 	for n := uint64(0); ; n++ {

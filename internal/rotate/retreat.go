@@ -3,11 +3,14 @@ package rotate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/problem"
 	"github.com/n8keep/n8keep/n8ncrypt"
 )
@@ -55,24 +58,37 @@ func (e *engine) patiently(ctx context.Context, open func() error) error {
 	}
 }
 
-// giveUp is what becomes of a rotation that has failed while n8n is stopped, and has
-// changed nothing: where n8keep has stopped n8n, it starts it again with the key that it
-// had, and the rotation ends. What cannot be done of that is in the error, and the
-// rotation can be gone on with.
+// giveUp is what becomes of a rotation that has failed, and has changed nothing: where
+// n8keep has stopped n8n, it starts it again with the key that it had, and the rotation
+// ends. What cannot be done of that is in the error, and the rotation can be gone on with.
 func (e *engine) giveUp(ctx context.Context, cause error) error {
-	if e.distrust || !e.mayStart() || e.j.State != Preparing && e.j.State != Applying {
+	switch {
+	case e.distrust, e.j.State != Preparing && e.j.State != Applying:
+		return cause
+	case e.j.lastSwitch() == nil:
+		return e.drop(ctx, cause)
+	case !e.mayStart():
 		return cause
 	}
 	return e.retreat(ctx, cause, func(ctx context.Context) error {
-		if err := e.nothingCommitted(ctx); err != nil {
-			return err
-		}
 		// What is staged harms nobody, and n8n is started in any case.
-		if err := errors.Join(e.startAgain(ctx, e.cfg.Old.Key), e.discard()); err != nil {
+		if err := errors.Join(e.startAgain(ctx, e.cfg.Old.Key, e.j.Old), e.discard()); err != nil {
 			return err
 		}
 		return e.endBack(Abandoned)
 	})
+}
+
+// drop ends a rotation that has failed before n8n was stopped: there is nothing to go on
+// with, unless it was interrupted.
+func (e *engine) drop(ctx context.Context, cause error) error {
+	if ctx.Err() != nil || errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	if e.discard() != nil || e.endBack(Abandoned) != nil {
+		e.cfg.Logger.Warn("a rotation that changed nothing could not be ended", "rotation", e.j.ID)
+	}
+	return cause
 }
 
 // stay is giveUp for a rollback: n8n goes on with the new key, which the database has.
@@ -81,7 +97,7 @@ func (e *engine) stay(ctx context.Context, cause error) error {
 		return cause
 	}
 	return e.retreat(ctx, cause, func(ctx context.Context) error {
-		err := errors.Join(e.startAgain(ctx, e.cfg.New.Key), e.discardBundles(), e.removeFile(undoName))
+		err := errors.Join(e.startAgain(ctx, e.cfg.New.Key, e.j.New), e.discardBundles(), e.removeFile(undoName))
 		if err != nil {
 			return err
 		}
@@ -126,15 +142,42 @@ func (e *engine) mayStart() bool {
 	return e.cfg.Service != nil && s != nil && s.Result != ByUser
 }
 
-// startAgain starts n8n on the way back, if it would start with this key.
-func (e *engine) startAgain(ctx context.Context, key n8ncrypt.InstanceKey) error {
-	other, err := e.otherKeyFile(key)
-	if err != nil {
+// startAgain starts n8n on the way back, if it is known to start with this key. Where
+// the key is set in a place that n8keep does not change, somebody may have changed it for
+// the rotation, as they were told to: n8n would write with a key that is not the database's.
+func (e *engine) startAgain(ctx context.Context, key n8ncrypt.InstanceKey, record KeyRecord) error {
+	if err := e.keyFilesHold(key); err != nil {
 		return err
 	}
-	if other != "" {
-		return problem.New(problem.CheckFailed, "n8n was not started again: %q holds another key than the database", other).
-			WithHint("somebody has changed it: put the right key there, and go on")
+	if places := e.j.KeyElsewhere; len(places) > 0 {
+		then := "start it yourself"
+		if record == e.j.Old {
+			then = fmt.Sprintf("go back with \"n8keep rotate rollback %s\", which starts it", e.j.ID)
+		}
+		return problem.New(problem.CheckFailed, "n8n was not started again: its key is set in %s, where n8keep does not change it, and may be another one than the database's", strings.Join(places, ", ")).
+			WithHint("to have n8n run again, put the key %s there, then %s", record.Fingerprint, then)
+	}
+	return e.startStopped(ctx)
+}
+
+// keyFilesHold refuses to start n8n with a key file that holds another key.
+func (e *engine) keyFilesHold(key n8ncrypt.InstanceKey) error {
+	other, err := e.otherKeyFile(key)
+	if err != nil || other == "" {
+		return err
+	}
+	return problem.New(problem.CheckFailed, "n8n was not started again: %q holds another key than the database", other).
+		WithHint("somebody has changed it: put the right key there, and go on")
+}
+
+// startStopped starts n8n. A stop that was cut short may still be under way without us,
+// as docker goes on with it: the start would find n8n running, which then ends. So that
+// stop is waited for first; n8n is started whatever it says.
+func (e *engine) startStopped(ctx context.Context) error {
+	if s := e.j.lastSwitch(); s != nil && s.stops() && s.Result != Done && s.Result != ByUser {
+		if e.stop(ctx, StepRollbackStop) != nil {
+			e.cfg.Logger.Warn("n8n is started without having been seen to stop", "rotation", e.j.ID)
+		}
 	}
 	return e.start(ctx, StepRollbackStart)
 }
@@ -142,43 +185,45 @@ func (e *engine) startAgain(ctx context.Context, key n8ncrypt.InstanceKey) error
 // nothingCommitted asks the database whether it has its old values, where only the
 // journal says so, which may be an older copy of itself: what is removed now is the only
 // way back of a database that has the new ones. A rotation that comes from no earlier
-// command needs no answer.
+// command needs no answer. An n8n that was stopped for the question does not stay so
+// for an error.
 func (e *engine) nothingCommitted(ctx context.Context) error {
+	steps := len(e.j.Steps)
+	err := e.askUncommitted(ctx)
+	if err == nil || len(e.j.Steps) == steps || !e.mayStart() {
+		return err
+	}
+	return e.retreat(ctx, err, func(ctx context.Context) error {
+		if e.distrust {
+			return e.startAgain(ctx, e.cfg.New.Key, e.j.New)
+		}
+		return e.startAgain(ctx, e.cfg.Old.Key, e.j.Old)
+	})
+}
+
+func (e *engine) askUncommitted(ctx context.Context) error {
 	if e.unspent {
 		return nil
 	}
 	_, err := os.Lstat(filepath.Join(e.j.dir, rowsName))
-	if e.j.Attempt == 0 && errors.Is(err, fs.ErrNotExist) {
+	none := errors.Is(err, fs.ErrNotExist)
+	if e.j.Attempt == 0 && none {
 		e.unspent = true
 		return nil
 	}
-	if e.cfg.Old.Key.IsZero() {
-		if e.cfg.Old.Key, err = e.j.OldKey(e.cfg.New.Key); err != nil {
-			return err
-		}
+	if err := e.findOldKey(); err != nil {
+		return err
 	}
 	t, err := e.countLive(ctx)
 	switch {
 	case err != nil:
-		return err
+		return e.withoutDatabase(err)
 	case e.cfg.New.Key.IsZero() && t.closed > 0:
 		return e.needKeys(false, true) // these may be under the new key
 	case t.new > e.j.FoundNew:
 		return e.committedAfterAll(t)
-	case t.old == 0 && e.proveRecords(rowsName, e.j.Attempt) == nil:
-		// Where every secret stands in clear no census tells old from new.
-		if err := e.stop(ctx, StepRollbackStop); err != nil {
-			return err
-		}
-		untouched, err := e.untouched(ctx)
-		if err != nil {
-			return err
-		}
-		if !untouched {
-			err := e.committedAfterAll(t)
-			if e.mayStart() {
-				err = errors.Join(err, e.startAgain(ctx, e.cfg.New.Key))
-			}
+	case t.old == 0 && !none:
+		if err := e.nothingWritten(ctx, t); err != nil {
 			return err
 		}
 	}
@@ -186,11 +231,66 @@ func (e *engine) nothingCommitted(ctx context.Context) error {
 	return nil
 }
 
+// findOldKey takes the old key from the journal where it was not given.
+func (e *engine) findOldKey() (err error) {
+	if e.cfg.Old.Key.IsZero() {
+		e.cfg.Old.Key, err = e.j.OldKey(e.cfg.New.Key)
+	}
+	return err
+}
+
+// nothingWritten asks the pre-images, column by column, where every secret stands in
+// clear and no census tells old from new. They may be of an attempt before the journal's,
+// or of one that a journal which is older than they are knows nothing of.
+func (e *engine) nothingWritten(ctx context.Context, t tally) error {
+	attempt, err := e.attemptOf(rowsName)
+	if err != nil {
+		e.distrust = true
+		return e.withoutPreimages(err)
+	}
+	if err := e.needKeys(false, true); err != nil {
+		return err
+	}
+	if err := e.stop(ctx, StepRollbackStop); err != nil {
+		return err
+	}
+	had := e.j.Attempt
+	e.j.Attempt = attempt
+	w, clean, err := e.ask(ctx, e.j.Choices.Executions, func(o outcome) (bool, error) {
+		return o.After+o.made == 0 && (o.Before > 0 || o.Other+o.Gone == 0), nil
+	})
+	e.j.Attempt = max(had, attempt)
+	if err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if !clean {
+		return e.committedAfterAll(t)
+	}
+	return nil
+}
+
+// withoutDatabase adds to an error about a database that is lost what is left to do: a
+// restore is refused as long as the rotation has not ended.
+func (e *engine) withoutDatabase(err error) error {
+	if kind := problem.KindOf(err); kind != problem.NotFound && kind != problem.Damaged {
+		return err
+	}
+	p := &problem.Error{Kind: problem.KindOf(err), Msg: err.Error(), Hint: problem.HintOf(err), Err: err}
+	which := "a backup"
+	if b := e.j.Backup; b != nil {
+		which = fmt.Sprintf("the backup %q in %s, which is of before the rotation", b.ID, b.Target)
+	}
+	return p.WithHint("nothing was removed; if that database is lost, move %q out of the state folder, and restore %s; it opens with the old key %s", e.j.dir, which, e.j.Old.Fingerprint)
+}
+
 // countLive is count of the live database. One that a killed process has left in the
 // middle of a write can only be read by who may write, and nobody else has it open.
 func (e *engine) countLive(ctx context.Context) (t tally, err error) {
 	db, err := e.cfg.Read(ctx)
-	if problem.KindOf(err) == problem.Usage {
+	if errors.Is(err, n8ndb.ErrMidWrite) {
 		if err := e.stop(ctx, StepRollbackStop); err != nil {
 			return t, err
 		}

@@ -563,7 +563,7 @@ func TestLeftInTheMiddle(t *testing.T) {
 		read, tries := cfg.Read, 0
 		cfg.Read = func(ctx context.Context) (*n8ndb.DB, error) {
 			if tries++; tries == 1 {
-				return nil, problem.New(problem.Usage, "the database has to be repaired by who may write")
+				return nil, problem.Wrap(problem.Usage, n8ndb.ErrMidWrite, "the database")
 			}
 			return read(ctx)
 		}

@@ -116,8 +116,16 @@ func (e *engine) abandon(ctx context.Context) error {
 	if err := errors.Join(e.discard(), e.sweepFolder()); err != nil {
 		return err
 	}
-	if e.j.Step(StepStop) != nil {
-		if err := e.start(ctx, StepRollbackStart); err != nil {
+	if e.j.lastSwitch() != nil {
+		if e.cfg.Service != nil {
+			if err := e.findOldKey(); err != nil {
+				return err
+			}
+			if err := e.keyFilesHold(e.cfg.Old.Key); err != nil {
+				return err
+			}
+		}
+		if err := e.startStopped(ctx); err != nil {
 			return err
 		}
 	}
@@ -157,6 +165,9 @@ func (e *engine) endBack(end State) error {
 // with the old key.
 func (j *Journal) BackWarnings() []string {
 	var list []string
+	if len(j.KeyElsewhere) > 0 {
+		list = append(list, fmt.Sprintf("n8n's key is also set in %s, where n8keep does not change it: the old key %s has to be there again before n8n starts", strings.Join(j.KeyElsewhere, ", "), j.Old.Fingerprint))
+	}
 	if j.Choices.AfterLeak && j.State != Preparing && j.State != Applying && j.State != Abandoned {
 		text := "the key %s that was leaked is in force again with a rollback, and so are the signing secrets"
 		if j.NewDataKey != "" {
@@ -202,6 +213,7 @@ func (e *engine) placeBack() error {
 	if err := e.undoKeys(); err != nil {
 		return err
 	}
+	e.j.From = ""
 	return e.to(RollbackApplied)
 }
 
@@ -254,7 +266,6 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 	if e.elsewhere != "" && restored.Restored == 0 && restored.Same > 0 {
 		return e.olderCopy()
 	}
-	j.Undone.Held = restored.Restored
 	j.Undone.Restored, j.Undone.Changed, j.Undone.Gone = restored.Restored+restored.Same, restored.Changed, restored.Gone
 	if j.NewDataKey != "" {
 		if err := w.ReactivateDataKey(ctx, j.NewDataKey, strings.Fields(j.OldDataKey)); err != nil {

@@ -119,6 +119,10 @@ type Config struct {
 	// Files are those in which the instance key is set, n8n's config last. Run only: the
 	// journal remembers them.
 	Files []n8nhome.KeyFile
+	// KeyElsewhere are places, in words, in which n8n's key is set, or may be, and n8keep
+	// does not change it: on the way back of something that failed n8n is not started then.
+	// Run only.
+	KeyElsewhere []string
 	// Storage is n8n's storage folder, in which executions are kept as files; "" for none.
 	Storage string
 	// Choices count in Run; later they are the journal's.
