@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
@@ -64,23 +65,34 @@ func TestUnreadableWhileN8NRuns(t *testing.T) {
 		if r.Journal.State != Applying || j.running(t) != "old" {
 			t.Errorf("%s: %+v, n8n runs with %q", name, r.Journal, j.running(t))
 		}
-		// Preparing: a stop for the question is undone as well when what comes then fails.
-		if name == "rollback" {
-			cfg.Write = write
-			tries := 0
-			cfg.Read = func(ctx context.Context) (*n8ndb.DB, error) {
-				if tries++; tries > 1 {
-					return j.mustConfig(t).Read(ctx)
-				}
-				return nil, problem.Wrap(problem.Usage, n8ndb.ErrMidWrite, "the database")
+		// What comes after the question undoes a stop for it, too.
+		cfg.Write = write
+		tries := 0
+		cfg.Read = func(ctx context.Context) (*n8ndb.DB, error) {
+			if tries++; tries > 1 {
+				return j.mustConfig(t).Read(ctx)
 			}
-			setBack(t, j, Preparing)
-			if r, err := run(t.Context(), cfg); err != nil || r.Journal.State != Abandoned {
-				t.Fatalf("%+v, %v", r.Journal, err)
-			}
+			return nil, problem.Wrap(problem.Usage, n8ndb.ErrMidWrite, "the database")
 		}
-		if name == "rollback" {
-			b.check(t, j, name)
+		j.forgetStops(t)
+		cfg.fault = at("stage-key 1", func() error { return errors.New("no room") })
+		if r, err = run(t.Context(), cfg); r.Journal.State != Abandoned || (err == nil) != (name == "rollback") {
+			t.Fatalf("%s: %+v, %v", name, r.Journal, err)
 		}
+		b.check(t, j, name)
+	}
+}
+
+// forgetStops makes the journal one of a rotation that has not stopped n8n yet.
+func (j job) forgetStops(t *testing.T) {
+	t.Helper()
+	journal, err := Open(j.path("state"), testID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	journal.State = Preparing
+	journal.Steps = slices.DeleteFunc(journal.Steps, func(s Step) bool { return s.Name != StepBackup && s.Name != StepStage })
+	if err := journal.save(); err != nil {
+		t.Fatal(err)
 	}
 }
