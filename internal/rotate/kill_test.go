@@ -101,13 +101,12 @@ func TestKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBase(t, engines()[name])
 			all := failtest.Points(t, b.world(t))
-			at := b.spread(all, b.some(2, 10), "write.commit", "write.committed", "keyfile.renamed")
 			of := len(slices.Compact(slices.Sorted(slices.Values(all))))
 			t.Logf("%d points of %d kinds", len(all), of)
 			if least := map[string]int{"sqlite": 150, "postgres": 100}[name]; len(all) < least || of < 40 {
 				t.Errorf("only %d points of %d kinds", len(all), of)
 			}
-			t.Run("once", func(t *testing.T) { b.killed(t, all, at) })
+			t.Run("once", func(t *testing.T) { b.killed(t, all) })
 			t.Run("after a leak", func(t *testing.T) { b.killedLeak(t) })
 			t.Run("resume killed", func(t *testing.T) { b.killedTwice(t, "resume", all) })
 			if name == "sqlite" || soak() { // the database has no part in it
@@ -119,10 +118,9 @@ func TestKilled(t *testing.T) {
 	wantKinds(t)
 }
 
-// killed kills a run at each of the points, and takes it on and back: both in a soak,
-// else in turn.
-func (b *base) killed(t *testing.T, all []string, at []int) {
-	outcomes := map[string]int{}
+// killed kills a run, and takes it on and back: both in a soak, else in turn.
+func (b *base) killed(t *testing.T, all []string) {
+	outcomes, at := map[string]int{}, b.spread(all, b.some(2, 10), "write.commit", "write.committed", "keyfile.renamed")
 	for i, n := range at {
 		for k, then := range []string{"resume", "rollback"} {
 			if !soak() && i%2 != k {
