@@ -219,7 +219,7 @@ func degradedProblem(doc *api.Backup, in *instance) error {
 	}
 	e := problem.New(problem.Partial, "backup %q is kept, but degraded: %s", doc.ID, strings.Join(parts, "; "))
 	if doc.SecretsFailed > 0 {
-		e.WithHint("these secrets were probably written with an older key; see which with \"n8keep census %s\"", in.flag())
+		e.WithHint("these secrets were probably written with an older key; see which with \"n8keep census %s\"", in.flags())
 	}
 	return e
 }

@@ -117,7 +117,7 @@ func (a *App) DataKeyList(ctx context.Context, io InstanceOptions, o DataKeyOpti
 		return doc, problem.New(problem.CheckFailed, "%d of %d data keys do not open with the instance key", closed, len(l.Keys)).
 			WithHint("see which key opens what: \"n8keep key find %s --candidate FILE\"", in.flag())
 	case l.Unopened > 0:
-		return doc, problem.New(problem.CheckFailed, "%d values open under no key", l.Unopened).WithHint("see which with \"n8keep census %s\"", in.flag())
+		return doc, problem.New(problem.CheckFailed, "%d values open under no key", l.Unopened).WithHint("see which with \"n8keep census %s\"", in.flags())
 	}
 	return doc, nil
 }
@@ -175,7 +175,7 @@ func (a *App) DataKeyRotate(ctx context.Context, io InstanceOptions, o DataKeyOp
 		return nil, explainWrongKey(err, key)
 	}
 	doc.ID, doc.Previous, doc.Warnings = made.ID, joined(made.Previous), list(slices.Concat(key.warnings, in.known.doubts(), made.Warnings))
-	doc.Next = []string{"encrypt everything with it: \"n8keep reencrypt " + in.flag() + " --to active\""}
+	doc.Next = []string{"encrypt everything with it: \"n8keep reencrypt " + in.flags() + " --to active\""}
 	doc.Seconds = a.since(start)
 	return doc, err
 }

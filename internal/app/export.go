@@ -189,7 +189,7 @@ func (a *App) exportCredentials(ctx context.Context, in *instance, o ExportOptio
 	out = &api.ExportedCredentials{File: o.Out, Credentials: res.Credentials, RecipientKind: kind, KeySource: key.source, Failures: failureDocs(res.Failures)}
 	if n := len(res.Failures); n > 0 {
 		return out, problem.New(problem.Partial, "%d of %d credentials do not open and are not in %q", n, n+res.Credentials, o.Out).
-			WithHint("they were probably written with an older key; see which with \"n8keep census %s\"", in.flag())
+			WithHint("they were probably written with an older key; see which with \"n8keep census %s\"", in.flags())
 	}
 	return out, nil
 }

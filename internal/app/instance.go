@@ -43,6 +43,7 @@ type instance struct {
 	prefix   string
 	schema   string
 	keyFile  string
+	given    InstanceOptions
 	// keyOption is the option that named keyFile; "" is --key-file.
 	keyOption string
 	known     *namedDatabase // of a command that changes the database
@@ -54,7 +55,7 @@ func (a *App) instance(o InstanceOptions) (*instance, error) {
 		return nil, err
 	}
 	in := &instance{name: name, conf: conf, dir: first(o.N8NDir, conf.N8NDir), prefix: first(o.TablePrefix, conf.TablePrefix),
-		schema: first(o.Schema, conf.Schema), keyFile: o.KeyFile, address: o.Database}
+		schema: first(o.Schema, conf.Schema), keyFile: o.KeyFile, address: o.Database, given: o}
 	address := conf.Database
 	if o.Database != "" {
 		if address, err = config.ParseAddress(o.Database); err != nil {
@@ -174,17 +175,33 @@ func defaultName(location string) string {
 
 var notInName = regexp.MustCompile(`[^a-z0-9.-]+`)
 
-// flag is how a command is told that this n8n is meant.
+// flag is how another command is told that this n8n is meant: the options that this one
+// was given, but for the key.
 func (in *instance) flag() string {
+	o := in.given
+	var flags []string
+	for _, f := range []struct{ name, value string }{{"--instance", o.Name}, {"--n8n-dir", o.N8NDir}, {"--database", o.Database}, {"--schema", o.Schema}, {"--table-prefix", o.TablePrefix}} {
+		if f.value != "" {
+			flags = append(flags, fmt.Sprintf("%s %q", f.name, f.value))
+		}
+	}
 	switch {
-	case in.dsn != "" && in.address != "":
-		return fmt.Sprintf("--database %q", in.address)
+	case len(flags) > 0:
+		return strings.Join(flags, " ")
 	case in.dir != "":
 		return fmt.Sprintf("--n8n-dir %q", in.dir)
 	case in.database != "":
 		return fmt.Sprintf("--database %q", in.database)
 	}
 	return "--instance " + in.name
+}
+
+// flags is flag with the file of the key, if one was given.
+func (in *instance) flags() string {
+	if in.keyFile == "" {
+		return in.flag()
+	}
+	return in.flag() + fmt.Sprintf(" --key-file %q", in.keyFile)
 }
 
 // openDB opens the instance's live database, read-only.

@@ -63,7 +63,7 @@ func (s *keySearch) verdict(doc *api.KeyFind) error {
 		next("what stays closed was written with a key that is not here: try older files with --candidate FILE, or save those credentials again in n8n")
 	case r.Broken > 0:
 		doc.Verdict += fmt.Sprintf("; %d are not whole, and open with no key", r.Broken)
-		next("\"n8keep census %s\" names them; save those credentials again in n8n", s.in.flag())
+		next("\"n8keep census %s\" names them; save those credentials again in n8n", s.in.flags())
 	}
 	p := problem.New(problem.CheckFailed, "no candidate opens all of %d encrypted values in %s; the best opens %d", r.Encrypted, where, x.Census.Opened)
 	return hints(p, doc.Next)

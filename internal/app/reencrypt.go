@@ -115,7 +115,7 @@ func (a *App) Reencrypt(ctx context.Context, io InstanceOptions, o ReencryptOpti
 	doc.Warnings = append(doc.Warnings, res.Warnings...)
 	doc.Seconds = a.since(start)
 	if err == nil && !to.Legacy() {
-		doc.Next = append(doc.Next, "see which data keys nothing uses any more: \"n8keep data-key list "+in.flag()+" --all-executions\"")
+		doc.Next = append(doc.Next, "see which data keys nothing uses any more: \"n8keep data-key list "+in.flags()+" --all-executions\"")
 	}
 	if problem.KindOf(err) == problem.Interrupted {
 		err = problem.New(problem.Interrupted, "interrupted: %d values were encrypted, the others are as they were", res.Changed).

@@ -41,6 +41,7 @@ func Run(ctx context.Context, cfg Config, args []string) int {
 		return problem.New(problem.Usage, "%v", err).WithHint("see \"%s --help\"", cmd.CommandPath())
 	})
 	root.SetArgs(args)
+	c.term.flags = c.globals
 	err := root.ExecuteContext(ctx)
 	if c.opened != nil {
 		c.opened.Close() // what it holds can be learnt again
@@ -59,6 +60,17 @@ func Run(ctx context.Context, cfg Config, args []string) int {
 		return c.term.FailPrinted(err)
 	}
 	return c.term.Fail(err)
+}
+
+// globals are the flags that say which n8keep this is: where its configuration and its
+// state are.
+func (c *commands) globals() (flags []string) {
+	for _, f := range []struct{ name, value string }{{"--config", c.options.ConfigFile}, {"--state-dir", c.options.StateDir}} {
+		if f.value != "" {
+			flags = append(flags, f.name, f.value)
+		}
+	}
+	return flags
 }
 
 // New returns the root command, for tests and for the documentation's check.

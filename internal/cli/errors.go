@@ -25,10 +25,10 @@ func (t *Terminal) Fail(err error) int {
 		return doc.Error.Exit
 	}
 	t.clearBar()
-	fmt.Fprintf(t.Err, "n8keep: %s %s\n", t.paint(t.ErrTTY, red, "error:"), printable(oneLine(doc.Error.Message)))
+	fmt.Fprintf(t.Err, "n8keep: %s %s\n", t.paint(t.ErrTTY, red, "error:"), printable(t.again(oneLine(doc.Error.Message))))
 	for hint := range strings.SplitSeq(doc.Error.Hint, "\n") {
 		if hint != "" {
-			fmt.Fprintf(t.Err, "n8keep: hint: %s\n", printable(hint))
+			fmt.Fprintf(t.Err, "n8keep: hint: %s\n", printable(t.again(hint)))
 		}
 	}
 	return doc.Error.Exit

@@ -147,7 +147,7 @@ func (t *Terminal) KeyValues(pairs ...string) {
 		}
 	}
 	for i := 0; i+1 < len(pairs); i += 2 {
-		name, value := printable(pairs[i]), strings.TrimRight(printable(pairs[i+1]), " ")
+		name, value := printable(pairs[i]), strings.TrimRight(printable(t.again(pairs[i+1])), " ")
 		if value == "" {
 			continue
 		}

@@ -39,6 +39,10 @@ type Terminal struct {
 	Width                 int              // columns that text may take; 0 means 80
 	Now                   func() time.Time // nil: time.Now
 
+	// flags, if any, stand in every command that is printed as a next step, so that it
+	// leads to the same state folder and configuration as the command that printed it.
+	flags func() []string
+
 	outErr     error                                      // the first error of writing to Out
 	bar        atomic.Pointer[Progress]                   // the bar that is on the screen
 	readSecret func(prompt string) (secret.String, error) // nil: reads from In without echo
@@ -91,7 +95,30 @@ func (t *Terminal) Line(s string) {
 		return
 	}
 	t.clearBar()
-	t.print(strings.TrimRight(printable(s), " ") + "\n")
+	t.print(strings.TrimRight(printable(t.again(s)), " ") + "\n")
+}
+
+// again gives the commands in a text the flags that this one was given. A command
+// begins with a quote and the name of the program.
+func (t *Terminal) again(s string) string {
+	if t.flags == nil || !strings.Contains(s, aCommand) {
+		return s
+	}
+	given := ""
+	for _, f := range t.flags() {
+		if strings.ContainsFunc(f, unquotable) {
+			f = strconv.Quote(f)
+		}
+		given += f + " "
+	}
+	return strings.ReplaceAll(s, aCommand, aCommand+given)
+}
+
+const aCommand = `"n8keep `
+
+// unquotable reports what a shell would not take as it is.
+func unquotable(r rune) bool {
+	return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./:=@%+,", r)
 }
 
 // Warn prints a warning to Err, unless Quiet.
@@ -100,19 +127,37 @@ func (t *Terminal) Warn(s string) {
 		return
 	}
 	t.clearBar()
-	fmt.Fprintf(t.Err, "n8keep: %s %s\n", t.paint(t.ErrTTY, yellow, "warning:"), printable(s))
+	fmt.Fprintf(t.Err, "n8keep: %s %s\n", t.paint(t.ErrTTY, yellow, "warning:"), printable(t.again(s)))
 }
 
 // PrintJSON prints v as one indented document, without HTML escaping.
 func (t *Terminal) PrintJSON(v any) error {
 	t.clearBar()
-	e := json.NewEncoder(t.Out)
+	var text strings.Builder
+	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	if err := e.Encode(v); err != nil {
+	err := e.Encode(v)
+	if err == nil {
+		_, err = io.WriteString(t.Out, t.againJSON(text.String()))
+	}
+	if err != nil {
 		return fmt.Errorf("printing JSON: %w", err)
 	}
 	return nil
+}
+
+// againJSON is again for the text of a document, in which a quote is escaped.
+func (t *Terminal) againJSON(text string) string {
+	const escaped = `\"n8keep `
+	if !strings.Contains(text, escaped) {
+		return text
+	}
+	command, err := json.Marshal(t.again(aCommand))
+	if err != nil {
+		return text
+	}
+	return strings.ReplaceAll(text, escaped, string(command[1:len(command)-1]))
 }
 
 const (
