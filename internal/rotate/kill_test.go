@@ -39,7 +39,9 @@ func (b *base) spread(names []string, most int, always ...string) (at []int) {
 	last := map[string]int{}
 	for i, name := range names {
 		last[name] = i + 1
-		kinds[b.f.Engine][name] = kinds[b.f.Engine][name]
+		if !kinds[b.f.Engine][name] {
+			kinds[b.f.Engine][name] = false
+		}
 		if soak() {
 			at = append(at, i+1)
 		}
