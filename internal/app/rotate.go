@@ -148,6 +148,11 @@ func (a *App) RotateInstance(ctx context.Context, io InstanceOptions, o RotateOp
 	}
 	cfg.Instance, cfg.Database, cfg.Choices, cfg.Files, cfg.Storage = in.name, in.known.at, choices, made.files, in.bundleDir()
 	cfg.SameDatabase, cfg.Plan, cfg.KeyElsewhere = in.known.same, made.plan, made.elsewhere
+	var paths []string
+	for _, f := range made.files {
+		paths = append(paths, f.Path())
+	}
+	cfg.KeyPlaces = a.keyPlaces(r, paths)
 	if cfg.Reopen, err = r.reopening(a, o); err != nil {
 		return nil, nil, err
 	}
@@ -425,7 +430,11 @@ func resultDoc(res *rotate.Result) *api.Rotation {
 	doc.Next = list(res.Next)
 	if e := res.Exposure; e != nil {
 		for _, x := range e.List {
-			doc.Exposed = append(doc.Exposed, exposedDoc(x))
+			out := exposedDoc(x)
+			if out.Replaced && (goesBack(res.Journal) || res.Journal.State == rotate.RolledBack) {
+				out.Replaced, out.Do = false, "what leaked is in force again with the rollback: rotate again as soon as you can"
+			}
+			doc.Exposed = append(doc.Exposed, out)
 		}
 		doc.ExposedAdvice = e.Advice
 		switch state := res.Journal.State; {

@@ -51,7 +51,7 @@ func (a *App) rotationPlan(ctx context.Context, r *rotating, choices rotate.Choi
 	}
 	cfg := rotate.PlanConfig{Instance: in.name, Database: in.place(), DB: db, Receipt: receipt, Old: engineKey(r.old), New: engineKey(r.new), Others: r.others,
 		Storage: in.bundleDir(), Choices: choices, Sources: sources, Env: a.Env,
-		KeySetByUser: r.keySetByUser || r.spec.StartCommand != "", StateFree: freeAt(a.StateDir)}
+		KeySetByUser: r.keySetByUser, KeySetByStart: r.spec.StartCommand != "", StateFree: freeAt(a.StateDir)}
 	if in.dsn == "" {
 		cfg.DatabaseFree = freeAt(filepath.Dir(in.database))
 	}
@@ -196,35 +196,47 @@ func (r *rotating) deployment(ctx context.Context, cfg *n8nhome.KeyPlacesConfig)
 	return err
 }
 
-// startsWith refuses to have n8n started while a file from which it takes its key, and
-// which the rotation does not change, holds another one than it is to have then: back says
-// the old one. What cannot be seen is for the question before.
-func (a *App) startsWith(ctx context.Context, r *rotating, j *rotate.Journal, back bool) error {
-	key, other := r.new, r.old
-	if back {
-		key, other = r.old, r.new
-	}
-	relied := r.keySetByUser || r.spec.StartCommand != "" // the plan has believed them
-	if r.service == nil || key.key.IsZero() || relied && !back {
+// keyPlaces is the KeyPlaces of the engine: a place from which n8n takes its key, and
+// which the rotation does not change, must not be seen to hold another one than n8n is to
+// have. Where a person or a start command gives the key, only n8n's settings file counts
+// on the way forward: n8n compares the key that it is given with it.
+func (a *App) keyPlaces(r *rotating, files []string) func(ctx context.Context, back bool) error {
+	return func(ctx context.Context, back bool) error {
+		key, other := r.new, r.old
+		if back {
+			key, other = r.old, r.new
+		}
+		if key.key.IsZero() {
+			return nil
+		}
+		relied := r.keySetByUser || r.spec.StartCommand != ""
+		version, _ := r.in.version(ctx) // "" are the rules of a new one
+		cfg := n8nhome.KeyPlacesConfig{Key: key.key, New: other.key, Dir: r.in.dir, N8NVersion: version}
+		err := r.deployment(ctx, &cfg)
+		places, ferr := n8nhome.FindKeyPlaces(cfg)
+		if err = errors.Join(err, ferr); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			a.Logger.Warn("where n8n takes its key from when it is started is not known", "error", err)
+		}
+		for _, p := range places.Places {
+			wrong := p.Holds == n8nhome.HoldsReplace || p.Holds == n8nhome.HoldsOther && !relied
+			if relied && !back && p.Kind != n8nhome.InConfig {
+				continue
+			}
+			if wrong && !slices.Contains(files, p.Path) && p.Ignored == "" && p.Follows == "" {
+				return problem.New(problem.CheckFailed, "%s is not the key %s, which n8n has to start with", p, key.key.Fingerprint()).
+					WithHint("n8keep does not change it: put the key there, do not restart n8n yourself, and call this again")
+			}
+		}
 		return nil
 	}
-	version, _ := r.in.version(ctx) // "" are the rules of a new one
-	cfg := n8nhome.KeyPlacesConfig{Key: key.key, New: other.key, Dir: r.in.dir, N8NVersion: version}
-	err := r.deployment(ctx, &cfg)
-	places, ferr := n8nhome.FindKeyPlaces(cfg)
-	if err = errors.Join(err, ferr); err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
-		a.Logger.Warn("where n8n takes its key from when it is started is not known", "error", err)
+}
+
+func stagedPaths(files []n8nhome.StagedFile) (paths []string) {
+	for _, f := range files {
+		paths = append(paths, f.Path)
 	}
-	for _, p := range places.Places {
-		ours := slices.ContainsFunc(j.Files, func(f n8nhome.StagedFile) bool { return f.Path == p.Path })
-		wrong := p.Holds == n8nhome.HoldsReplace || p.Holds == n8nhome.HoldsOther && !relied
-		if wrong && !ours && p.Ignored == "" && p.Follows == "" {
-			return problem.New(problem.CheckFailed, "%s is not the key %s, with which rotation %q would have n8n started", p, key.key.Fingerprint(), j.ID).
-				WithHint("nothing was touched; n8keep does not change it: put the key there, do not restart n8n yourself, and call this again")
-		}
-	}
-	return nil
+	return paths
 }

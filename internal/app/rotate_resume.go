@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -105,8 +106,13 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 		return nil, err
 	}
 	defer unlockMoved()
+	places := a.keyPlaces(r, stagedPaths(j.Files))
 	if back := command == rollback || goesBack(j); back || command == resume && j.State != rotate.Verified && j.State != rotate.Finalising {
-		if err := a.startsWith(ctx, r, j, back); err != nil {
+		// Before anything is stopped or changed; the engine asks again.
+		if err := places(ctx, back); r.service != nil && err != nil {
+			if p := (*problem.Error)(nil); errors.As(err, &p) {
+				p.WithHint("nothing was touched")
+			}
 			return nil, err
 		}
 	}
@@ -125,7 +131,7 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	if err != nil {
 		return nil, err
 	}
-	cfg.ID, cfg.Database = j.ID, r.in.identity()
+	cfg.ID, cfg.Database, cfg.KeyPlaces = j.ID, r.in.identity(), places
 	err = a.journalGone(do(ctx, r, cfg, j, doc), doc)
 	counts["changed"], counts["quarantined"] = doc.Values, doc.Quarantine
 	if u := doc.Rollback; u != nil {

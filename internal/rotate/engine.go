@@ -221,6 +221,7 @@ func (e *engine) create(ctx context.Context) error {
 		e.unlock()
 		return err
 	}
+	e.unspent = true // the journal is as old as what this command does
 	return nil
 }
 
@@ -457,6 +458,10 @@ func (e *engine) result(err error) (*Result, error) {
 			return r, problem.New(problem.Partial, "%d values open under no key and were left as they are", e.j.LeftTotal).
 				WithHint("the rotation %q is verified", e.j.ID)
 		}
+		if e.j.LeftTotal > 0 && e.j.State == RolledBack {
+			return r, problem.New(problem.Partial, "%d values open under no key and are as they were", e.j.LeftTotal).
+				WithHint("the rotation %q is rolled back", e.j.ID)
+		}
 		return r, nil
 	}
 	p := &problem.Error{Kind: problem.KindOf(err), Msg: err.Error(), Hint: problem.HintOf(err), Err: err}
@@ -507,7 +512,7 @@ func (e *engine) forward(ctx context.Context) error {
 			return e.giveUp(ctx, err)
 		}
 	}
-	if err := e.start(ctx, StepStart); err != nil {
+	if err := e.start(ctx, StepStart, false); err != nil {
 		return err
 	}
 	if err := e.step(ctx, StepVerify, func() (string, string, error) { return e.verify(ctx) }); err != nil {
@@ -565,7 +570,14 @@ func (e *engine) stop(ctx context.Context, name StepName) error {
 	})
 }
 
-func (e *engine) start(ctx context.Context, name StepName) error {
+// start starts n8n with the new key, or with the old one going back, unless it is seen
+// that it would start with another one.
+func (e *engine) start(ctx context.Context, name StepName, back bool) error {
+	if e.cfg.Service != nil {
+		if err := e.startsWith(ctx, back); err != nil {
+			return err
+		}
+	}
 	return e.step(ctx, name, func() (string, string, error) {
 		if e.cfg.Service == nil {
 			e.todo = append(e.todo, "start n8n")

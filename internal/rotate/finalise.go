@@ -48,6 +48,11 @@ func (e *engine) finalise(ctx context.Context, hooks FinaliseHooks) error {
 	if err := e.filesHoldNew(); err != nil {
 		return err
 	}
+	if e.cfg.KeyPlaces != nil {
+		if err := e.cfg.KeyPlaces(ctx, false); err != nil {
+			return err
+		}
+	}
 	if err := e.step(ctx, StepVerify, func() (string, string, error) { return e.verify(ctx) }); err != nil {
 		return err
 	}

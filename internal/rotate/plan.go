@@ -37,9 +37,10 @@ type PlanConfig struct {
 	Choices Choices
 	// Sources are the places in which n8n's key is set, as far as they were found.
 	Sources []KeySource
-	// KeySetByUser says that whoever starts n8n gives it the new key: --start-command
-	// or --i-will-set-the-key.
-	KeySetByUser bool
+	// KeySetByUser says --i-will-set-the-key. KeySetByStart says that a command starts n8n
+	// and may give it the new key, which is not enough where n8n's settings file cannot be
+	// changed: n8n compares the two.
+	KeySetByUser, KeySetByStart bool
 	// Env is n8n's environment, as far as it is known; optional.
 	Env func(name string) (value string, ok bool)
 	// KeyRotation is n8n's key rotation flag, "on" or "off"; "" when not known.

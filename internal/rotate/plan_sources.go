@@ -111,15 +111,19 @@ func (p *Plan) sources(cfg PlanConfig) {
 		case out.Holds == "new" && !s.Changed:
 			p.warn("%s holds the new key already: do not start n8n with it before the rotation", name)
 		}
-		if out.By == "user" && out.Holds != "new" && !cfg.KeySetByUser {
+		config := s.Source == string(n8nhome.InConfig)
+		if out.By == "user" && out.Holds != "new" && !cfg.KeySetByUser && (config || !cfg.KeySetByStart) {
 			hint := "give n8n the new key there when it is started: name the command that does with --start-command, or say --i-will-set-the-key"
+			if config {
+				hint = "let n8keep write it, or put the new key there yourself while n8n is stopped, and say --i-will-set-the-key: n8n does not start with another key than it has there"
+			}
 			if s.Do != "" {
 				hint += "\nthe change: " + s.Do
 			}
 			p.refuse("key-source", hint, "n8n's key is set in %s, which n8keep cannot change: n8n would start with the old one", name)
 		}
 	}
-	if !known && !cfg.KeySetByUser {
+	if !known && !cfg.KeySetByUser && !cfg.KeySetByStart {
 		p.refuse("key-source-unknown", "name n8n's folder with --n8n-dir DIR\nor, if the key comes from elsewhere, the command that starts n8n with the new one (--start-command), or say --i-will-set-the-key",
 			"no place is known in which n8n's key is set: n8n would start with the old one")
 	}

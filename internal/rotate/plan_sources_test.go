@@ -55,3 +55,20 @@ func TestIgnoredSources(t *testing.T) {
 		t.Errorf("%+v %+v", p.Refusals, p.Sources)
 	}
 }
+
+// TestConfigThatStays: a command that starts n8n with the new key is no help where n8n's
+// settings file keeps the old one.
+func TestConfigThatStays(t *testing.T) {
+	cfg := PlanConfig{Old: Key{Key: planKey(t, "old-key-text")}, New: Key{Key: planKey(t, strongKey)}}
+	for source, refused := range map[string]bool{"config": true, "environment": false} {
+		cfg.Sources = []KeySource{{Source: source, Where: "/n/config", Key: cfg.Old.Key, Do: "change it"}}
+		for _, yourself := range []bool{false, true} {
+			cfg.KeySetByStart, cfg.KeySetByUser = true, yourself
+			p := &Plan{}
+			p.sources(cfg)
+			if got := len(p.Refusals) == 1 && p.Refusals[0].Code == "key-source" && strings.Contains(p.Refusals[0].Hint, "n8n does not start with another key"); got != (refused && !yourself) {
+				t.Errorf("%s, %t: %+v", source, yourself, p.Refusals)
+			}
+		}
+	}
+}

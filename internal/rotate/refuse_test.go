@@ -310,7 +310,7 @@ func TestQuarantine(t *testing.T) {
 				t.Fatalf("%+v, %v", r, err)
 			}
 			r, err = Rollback(t.Context(), cfg)
-			if err != nil || r.Journal.State != RolledBack {
+			if problem.KindOf(err) != problem.Partial || r.Journal.State != RolledBack || r.Journal.LeftTotal != 1 || r.Journal.Left[0].Place != "credentials_entity.data" {
 				t.Fatalf("%+v, %v", r, err)
 			}
 		})

@@ -12,7 +12,6 @@ import (
 
 	"github.com/n8keep/n8keep/internal/n8ndb"
 	"github.com/n8keep/n8keep/internal/problem"
-	"github.com/n8keep/n8keep/n8ncrypt"
 )
 
 const (
@@ -72,9 +71,10 @@ func (e *engine) giveUp(ctx context.Context, cause error) error {
 	}
 	return e.retreat(ctx, cause, func(ctx context.Context) error {
 		// What is staged harms nobody, and n8n is started in any case.
-		if err := errors.Join(e.startAgain(ctx, e.cfg.Old.Key, e.j.Old), e.discard()); err != nil {
+		if err := errors.Join(e.startAgain(ctx, true), e.discard()); err != nil {
 			return err
 		}
+		e.j.forget()
 		return e.endBack(Abandoned)
 	})
 }
@@ -97,7 +97,7 @@ func (e *engine) stay(ctx context.Context, cause error) error {
 		return cause
 	}
 	return e.retreat(ctx, cause, func(ctx context.Context) error {
-		err := errors.Join(e.startAgain(ctx, e.cfg.New.Key, e.j.New), e.discardBundles(), e.removeFile(undoName))
+		err := errors.Join(e.startAgain(ctx, false), e.discardBundles(), e.removeFile(undoName))
 		if err != nil {
 			return err
 		}
@@ -145,41 +145,55 @@ func (e *engine) mayStart() bool {
 // startAgain starts n8n on the way back, if it is known to start with this key. Where
 // the key is set in a place that n8keep does not change, somebody may have changed it for
 // the rotation, as they were told to: n8n would write with a key that is not the database's.
-func (e *engine) startAgain(ctx context.Context, key n8ncrypt.InstanceKey, record KeyRecord) error {
-	if err := e.keyFilesHold(key); err != nil {
+func (e *engine) startAgain(ctx context.Context, back bool) error {
+	if err := e.startsWith(ctx, back); err != nil {
 		return err
 	}
 	if places := e.j.KeyElsewhere; len(places) > 0 {
-		then := "start it yourself"
-		if record == e.j.Old {
+		record, then := e.j.New, "start it yourself"
+		if back {
+			record = e.j.Old
 			then = fmt.Sprintf("go back with \"n8keep rotate rollback %s\", which starts it", e.j.ID)
 		}
 		return problem.New(problem.CheckFailed, "n8n was not started again: its key is set in %s, where n8keep does not change it, and may be another one than the database's", strings.Join(places, ", ")).
 			WithHint("to have n8n run again, put the key %s there, then %s", record.Fingerprint, then)
 	}
-	return e.startStopped(ctx)
+	return e.startStopped(ctx, back)
 }
 
-// keyFilesHold refuses to start n8n with a key file that holds another key.
-func (e *engine) keyFilesHold(key n8ncrypt.InstanceKey) error {
-	other, err := e.otherKeyFile(key)
-	if err != nil || other == "" {
-		return err
+// startsWith refuses to start n8n where it is seen to take another key than the
+// database has: the old one with back, else the new one.
+func (e *engine) startsWith(ctx context.Context, back bool) error {
+	key := e.cfg.New.Key
+	if back {
+		key = e.cfg.Old.Key
 	}
-	return problem.New(problem.CheckFailed, "n8n was not started again: %q holds another key than the database", other).
-		WithHint("somebody has changed it: put the right key there, and go on")
+	if !key.IsZero() {
+		other, err := e.otherKeyFile(key)
+		if err != nil {
+			return err
+		}
+		if other != "" {
+			return problem.New(problem.CheckFailed, "n8n was not started again: %q holds another key than the database", other).
+				WithHint("somebody has changed it: put the right key there, and go on")
+		}
+	}
+	if e.cfg.KeyPlaces == nil {
+		return nil
+	}
+	return e.cfg.KeyPlaces(ctx, back)
 }
 
 // startStopped starts n8n. A stop that was cut short may still be under way without us,
 // as docker goes on with it: the start would find n8n running, which then ends. So that
 // stop is waited for first; n8n is started whatever it says.
-func (e *engine) startStopped(ctx context.Context) error {
+func (e *engine) startStopped(ctx context.Context, back bool) error {
 	if s := e.j.lastSwitch(); s != nil && s.stops() && s.Result != Done && s.Result != ByUser {
 		if e.stop(ctx, StepRollbackStop) != nil {
 			e.cfg.Logger.Warn("n8n is started without having been seen to stop", "rotation", e.j.ID)
 		}
 	}
-	return e.start(ctx, StepRollbackStart)
+	return e.start(ctx, StepRollbackStart, back)
 }
 
 // nothingCommitted asks the database whether it has its old values, where only the
@@ -195,9 +209,9 @@ func (e *engine) nothingCommitted(ctx context.Context) error {
 	}
 	return e.retreat(ctx, err, func(ctx context.Context) error {
 		if e.distrust {
-			return e.startAgain(ctx, e.cfg.New.Key, e.j.New)
+			return e.startAgain(ctx, false)
 		}
-		return e.startAgain(ctx, e.cfg.Old.Key, e.j.Old)
+		return e.startAgain(ctx, true)
 	})
 }
 
@@ -207,10 +221,6 @@ func (e *engine) askUncommitted(ctx context.Context) error {
 	}
 	_, err := os.Lstat(filepath.Join(e.j.dir, rowsName))
 	none := errors.Is(err, fs.ErrNotExist)
-	if e.j.Attempt == 0 && none {
-		e.unspent = true
-		return nil
-	}
 	if err := e.findOldKey(); err != nil {
 		return err
 	}

@@ -121,14 +121,12 @@ func (e *engine) abandon(ctx context.Context) error {
 			if err := e.findOldKey(); err != nil {
 				return err
 			}
-			if err := e.keyFilesHold(e.cfg.Old.Key); err != nil {
-				return err
-			}
 		}
-		if err := e.startStopped(ctx); err != nil {
+		if err := e.startStopped(ctx, true); err != nil {
 			return err
 		}
 	}
+	e.j.forget()
 	return e.endBack(end)
 }
 
@@ -137,7 +135,7 @@ func (e *engine) comeBack(ctx context.Context) error {
 	for _, text := range e.j.BackWarnings() {
 		e.warn("%s", text)
 	}
-	if err := e.start(ctx, StepRollbackStart); err != nil {
+	if err := e.start(ctx, StepRollbackStart, true); err != nil {
 		return err
 	}
 	if err := e.step(ctx, StepRollbackVerify, func() (string, string, error) { return e.verifyBack(ctx) }); err != nil {
@@ -293,7 +291,7 @@ func (e *engine) prepareBack(ctx context.Context, w *n8ndb.Writer) error {
 		return err
 	}
 	j.Undone.Rewritten = done.Values
-	j.Undone.Closed = before.failed
+	j.Undone.Closed, j.Left, j.LeftTotal = before.failed, before.left, before.failed
 	now, err := w.KeysetOf(ctx, cfg.Receipt, cfg.Old.Key, cfg.Others...)
 	if err != nil {
 		return err

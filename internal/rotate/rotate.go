@@ -123,6 +123,10 @@ type Config struct {
 	// does not change it: on the way back of something that failed n8n is not started then.
 	// Run only.
 	KeyElsewhere []string
+	// KeyPlaces refuses while a place that n8n takes its key from, and that is none of
+	// Files, is seen to hold another key than the new one, or with back than the old one. It
+	// is asked before each start of n8n, and before a rotation is finalised. Optional.
+	KeyPlaces func(ctx context.Context, back bool) error
 	// Storage is n8n's storage folder, in which executions are kept as files; "" for none.
 	Storage string
 	// Choices count in Run; later they are the journal's.
