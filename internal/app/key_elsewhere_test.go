@@ -26,7 +26,7 @@ func TestKeyInTheComposeFile(t *testing.T) {
 	file := compose(newKeyText)
 	o := app.RotateOptions{NewKeyFile: d.write("new", newKeyText), NoBackup: true, Hooks: app.HookOptions{ComposeFile: file}, Confirm: sure}
 	_, done, err := d.app().RotateInstance(ctx, app.InstanceOptions{N8NDir: d.n8n, Name: "prod"}, o)
-	wantProblem(t, err, problem.Usage, "n8n was not started again: its key is set in N8N_ENCRYPTION_KEY in the docker compose file ("+file+":5)")
+	wantProblem(t, err, problem.Usage, "on the way back: N8N_ENCRYPTION_KEY in line 5 of docker compose file "+fmt.Sprintf("%q", file)+" is not the key ")
 	wantProblem(t, err, problem.Usage, "go back with")
 	if done == nil || done.State != "preparing" {
 		t.Fatalf("%+v", done)
@@ -41,7 +41,7 @@ func TestKeyInTheComposeFile(t *testing.T) {
 	}}
 	refuse := func(err error, key string) {
 		t.Helper()
-		wantProblem(t, err, problem.CheckFailed, "N8N_ENCRYPTION_KEY in line 5 of docker compose file "+fmt.Sprintf("%q", file)+" is not the key "+key+", with which rotation")
+		wantProblem(t, err, problem.CheckFailed, "N8N_ENCRYPTION_KEY in line 5 of docker compose file "+fmt.Sprintf("%q", file)+" is not the key "+key+", which n8n has to start with")
 		wantProblem(t, err, problem.CheckFailed, "put the key there, do not restart n8n yourself")
 	}
 	oldFP, newFP := done.OldKey.Fingerprint, done.NewKey.Fingerprint
