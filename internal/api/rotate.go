@@ -182,4 +182,6 @@ type KeptArchive struct {
 type Rotations struct {
 	Rotations []Rotation `json:"rotations"` // newest first
 	Warnings  []string   `json:"warnings"`
+	// Error is set when a journal could not be read.
+	Error *Error `json:"error,omitempty"`
 }

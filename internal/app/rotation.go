@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,8 @@ type reopening struct {
 	KeySetByUser   bool         `json:"key_set_by_user,omitempty"`
 }
 
-// Rotations lists what the state folder knows.
+// Rotations lists what the state folder knows. Beside an error about a journal that cannot
+// be read it returns the others.
 func (a *App) Rotations(ctx context.Context) (*api.Rotations, error) {
 	if a.stateNamed && !isDir(a.StateDir) {
 		return nil, problem.New(problem.Usage, "there is no state folder %q", a.StateDir).
@@ -99,13 +101,10 @@ func (a *App) Rotations(ctx context.Context) (*api.Rotations, error) {
 		return nil, err
 	}
 	doc := &api.Rotations{Rotations: []api.Rotation{}, Warnings: []string{}}
-	if err != nil {
-		doc.Warnings = append(doc.Warnings, err.Error())
-	}
 	for _, j := range slices.Backward(list) {
 		doc.Rotations = append(doc.Rotations, *rotationDoc(j))
 	}
-	return doc, ctx.Err()
+	return doc, cmp.Or(ctx.Err(), err)
 }
 
 // RotationStatus shows one rotation.

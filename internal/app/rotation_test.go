@@ -151,6 +151,24 @@ func TestUnreadableJournal(t *testing.T) {
 	}
 }
 
+// One journal that cannot be read does not hide the others, and is an error.
+func TestRotationsBesideAnUnreadableOne(t *testing.T) {
+	a := &App{Options: Options{StateDir: t.TempDir()}}
+	for id, text := range map[string]string{"20260801T020000Z-prod-abcdef": "{", "20260802T020000Z-prod-abcdef": `{"format":1,"id":"20260802T020000Z-prod-abcdef","state":"finalised","database":"/x","started":"2026-08-02T02:00:00Z"}`} {
+		dir := filepath.Join(a.StateDir, "rotations", id)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "journal.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	doc, err := a.Rotations(t.Context())
+	if problem.KindOf(err) != problem.Damaged || !strings.Contains(err.Error(), "20260801T020000Z-prod-abcdef") || doc == nil || len(doc.Rotations) != 1 {
+		t.Errorf("%+v, %v", doc, err)
+	}
+}
+
 func TestHooksOfOptionsAndConfiguration(t *testing.T) {
 	in := &instance{conf: config.Instance{StopCommand: "stop", StartCommand: "start", HealthURL: "http://conf"}}
 	if d := cmp.Diff(service.Spec{StopCommand: "stop", StartCommand: "start", HealthURL: "http://conf"}, in.spec(HookOptions{}, true)); d != "" {

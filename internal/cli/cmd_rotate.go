@@ -144,10 +144,10 @@ one: its steps, and the commands that are possible now. Reads the journals only.
 				return c.finish(doc, nil, nil, func() { c.printRotation(doc) })
 			}
 			doc, err := a.Rotations(cmd.Context())
-			if err != nil {
+			if doc == nil {
 				return err
 			}
-			return c.finish(doc, nil, nil, func() { c.printRotations(doc) })
+			return c.finish(doc, err, func(e *api.Error) { doc.Error = e }, func() { c.printRotations(doc) })
 		},
 	}
 	return cmd

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/n8keep/n8keep/internal/durable"
@@ -468,6 +469,9 @@ func (e *engine) result(err error) (*Result, error) {
 	if errors.Is(err, context.Canceled) {
 		p.Kind, p.Msg = problem.Interrupted, "interrupted"
 	}
+	if errors.Is(err, syscall.ENOSPC) {
+		p = p.WithHint("make room on that disk first")
+	}
 	if !strings.Contains(p.Msg, e.j.ID) {
 		p.Op = fmt.Sprintf("rotation %q", e.j.ID)
 	}
@@ -556,7 +560,7 @@ func (e *engine) prepareSteps(ctx context.Context) error {
 				return "", "", err
 			}
 		}
-		return Done, fmt.Sprintf("%d files", len(e.j.Files)), nil
+		return Done, counted(int64(len(e.j.Files)), "key file"), nil
 	})
 }
 

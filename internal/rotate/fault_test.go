@@ -98,6 +98,9 @@ func TestFullDisk(t *testing.T) {
 			if !r.Journal.State.Ended() && !strings.Contains(hint, testID) || !strings.Contains(hint, r.Journal.Situation()) {
 				t.Errorf("%s: hint %q", where, hint)
 			}
+			if kind == problem.Unexpected && !strings.Contains(hint, "make room on that disk first") {
+				t.Errorf("%s: hint %q", where, hint)
+			}
 			if r.Journal.State.Ended() {
 				b.check(t, j, where)
 				continue
