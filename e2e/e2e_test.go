@@ -40,14 +40,19 @@ type taken struct {
 	lo, hi int64 // numbers of the writer acknowledged before, and begun after, the backup
 }
 
-// story is one instance's life. Each step needs the ones before it.
-func story(t *testing.T, version string) {
-	step := func(name string, f func(t *testing.T)) {
+// stepsOf are the steps of a story, each of which needs those before it.
+func stepsOf(t *testing.T) func(name string, f func(t *testing.T)) {
+	return func(name string, f func(t *testing.T)) {
 		t.Helper()
 		if !t.Run(name, f) {
 			t.FailNow()
 		}
 	}
+}
+
+// story is one instance's life. Each step needs the ones before it.
+func story(t *testing.T, version string) {
+	step := stepsOf(t)
 	echo := labn8n.NewEcho(t)
 	in := labn8n.NewInstance(version, t.TempDir())
 	server := labn8n.Start(t, in)

@@ -82,12 +82,7 @@ func (d database) exec(t *testing.T, statements ...string) {
 }
 
 func postgresStory(t *testing.T, version, schema string, env ...string) {
-	step := func(name string, f func(t *testing.T)) {
-		t.Helper()
-		if !t.Run(name, f) {
-			t.FailNow()
-		}
-	}
+	step := stepsOf(t)
 	db := database{pgtest.New(t), schema}
 	if schema != "public" {
 		db.exec(t, `CREATE SCHEMA "`+schema+`"`)

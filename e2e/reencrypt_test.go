@@ -30,12 +30,7 @@ func TestReencrypt(t *testing.T) {
 }
 
 func reencryptStory(t *testing.T, p place) {
-	step := func(name string, f func(t *testing.T)) {
-		t.Helper()
-		if !t.Run(name, f) {
-			t.FailNow()
-		}
-	}
+	step := stepsOf(t)
 	h, l := begin(t, p)
 	r := newRotator(t, h, l)
 	main, _ := h.servers(t)

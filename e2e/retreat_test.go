@@ -29,12 +29,7 @@ func TestRetreat(t *testing.T) {
 }
 
 func retreatStory(t *testing.T, p place) {
-	step := func(name string, f func(t *testing.T)) {
-		t.Helper()
-		if !t.Run(name, f) {
-			t.FailNow()
-		}
-	}
+	step := stepsOf(t)
 	h, l := begin(t, p)
 	r := newRotator(t, h, l)
 	oldKey, newKey := r.key, r.read(t, r.newKey)

@@ -222,12 +222,7 @@ func pinned(t *testing.T, key string) map[string]string {
 }
 
 func rotateStory(t *testing.T, p place) {
-	step := func(name string, f func(t *testing.T)) {
-		t.Helper()
-		if !t.Run(name, f) {
-			t.FailNow()
-		}
-	}
+	step := stepsOf(t)
 	h, l := begin(t, p)
 	r := newRotator(t, h, l)
 	oldKey, newKey := r.key, r.read(t, r.newKey)

@@ -107,9 +107,9 @@ func (a *App) onJournal(ctx context.Context, command string, o JournalOptions, d
 	}
 	defer unlockMoved()
 	places := a.keyPlaces(r, stagedPaths(j.Files))
-	if back := command == rollback || goesBack(j); back || command == resume && j.State != rotate.Verified && j.State != rotate.Finalising {
+	if back := command == rollback || goesBack(j); r.service != nil && (back || command == resume && j.State != rotate.Verified && j.State != rotate.Finalising) {
 		// Before anything is stopped or changed; the engine asks again.
-		if err := places(ctx, back); r.service != nil && err != nil {
+		if err := places(ctx, back); err != nil {
 			if p := (*problem.Error)(nil); errors.As(err, &p) {
 				p.WithHint("nothing was touched")
 			}

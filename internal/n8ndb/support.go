@@ -134,29 +134,30 @@ func (v *view) executionCounts(ctx context.Context, c *ExecutionCounts) error {
 		stored = `COALESCE(CAST(e."storedAt" AS text), 'db')`
 	}
 	// Not grouped by the database, which would sort all rows in memory for it.
+	type kind struct{ state, stored string }
+	var kinds []kind
 	var sums []string
-	var kinds [][2]string
-	for _, st := range []string{"finished", "waiting", "new", "running"} {
-		for _, where := range []string{"= 'db'", "= 'fs'", "NOT IN ('db', 'fs')"} {
-			sums = append(sums, "count(*) FILTER (WHERE s.state = '"+st+"' AND s.stored "+where+")")
-			kinds = append(kinds, [2]string{st, strings.Trim(where, "= '")})
+	for _, state := range []string{"finished", "waiting", "new", "running"} {
+		for _, stored := range []string{"db", "fs", "elsewhere"} {
+			kinds = append(kinds, kind{state, stored})
+			sums = append(sums, "count(*) FILTER (WHERE s.state = '"+state+"' AND s.stored = '"+stored+"')")
 		}
 	}
-	stmt := "SELECT " + strings.Join(sums, ", ") + " FROM (SELECT " + state + " AS state, " + stored + " AS stored FROM " + v.db.from(t) + " AS e) AS s"
+	stmt := "SELECT " + strings.Join(sums, ", ") + " FROM (SELECT " + state + " AS state, CASE WHEN " + stored + " IN ('db', 'fs') THEN " + stored + " ELSE 'elsewhere' END AS stored FROM " + v.db.from(t) + " AS e) AS s"
 	_, err := v.rows(ctx, stmt, nil, len(sums), 0, func(cols []any) error {
-		for i, kind := range kinds {
+		for i, k := range kinds {
 			n, err := strconv.ParseInt(textOf(cols[i]), 10, 64)
 			if err != nil {
 				return err
 			}
-			c.add(kind[0], kind[1], n)
+			c.add(k.state, k.stored, n)
 		}
 		return nil
 	})
 	return err
 }
 
-// add counts n executions of a state whose data is stored in "db", in "fs", or elsewhere.
+// add counts n executions of a state whose data is stored in "db", "fs" or "elsewhere".
 func (c *ExecutionCounts) add(state, stored string, n int64) {
 	switch state {
 	case "finished":

@@ -58,7 +58,7 @@ func newEngine(cfg Config) (*engine, error) {
 		cfg.Progress = func(StepName, string, int64) {}
 	}
 	if cfg.Wait == nil {
-		cfg.Wait = wait
+		cfg.Wait = n8ndb.Pause
 	}
 	return &engine{cfg: cfg}, nil
 }

@@ -148,15 +148,8 @@ func TestOlderCopy(t *testing.T) {
 // whether a commit went through, and the pre-images do.
 func TestNothingTellsOldFromNew(t *testing.T) {
 	b := newPlainBase(t, "2.38.7-sqlite")
-	const signing = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 	for _, op := range []string{"commit 1", "apply-key 1"} {
-		j := b.world(t)
-		j.Leak = true
-		for _, s := range []string{"DELETE FROM credentials_entity", "UPDATE user SET mfaSecret=NULL, mfaRecoveryCodes=NULL", "DELETE FROM settings", "DELETE FROM execution_data",
-			"DELETE FROM deployment_key WHERE type NOT LIKE 'signing%' AND type <> 'instance.id'",
-			"UPDATE deployment_key SET algorithm = NULL, value = '" + signing + "' WHERE type LIKE 'signing%'"} {
-			b.exec(t, j, s)
-		}
+		j := b.inClear(t)
 		before := b.rowsOf(t, j)
 		if _, err := j.with(t, t.Context(), at(op, func() error { return errors.New("interrupted by the test") })); err == nil {
 			t.Fatal("nothing failed")

@@ -21,18 +21,6 @@ const (
 	wayBack = 15 * time.Minute
 )
 
-// wait is the Wait of a Config that has none.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
-
 // patiently opens a database for changing. Once n8keep has stopped n8n, whoever has the
 // database for a moment, a backup, a census, a session that is just ending, is no reason
 // to have n8n down for nothing: it is tried again. Where the user stops n8n, what has

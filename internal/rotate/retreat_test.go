@@ -316,14 +316,7 @@ func TestOlderJournal(t *testing.T) {
 // TestOlderJournalInClear: where no census tells, the pre-images do.
 func TestOlderJournalInClear(t *testing.T) {
 	b := newPlainBase(t, "2.38.7-sqlite")
-	const signing = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-	j := b.world(t)
-	j.Leak = true
-	for _, s := range []string{"DELETE FROM credentials_entity", "UPDATE user SET mfaSecret=NULL, mfaRecoveryCodes=NULL", "DELETE FROM settings", "DELETE FROM execution_data",
-		"DELETE FROM deployment_key WHERE type NOT LIKE 'signing%' AND type <> 'instance.id'",
-		"UPDATE deployment_key SET algorithm = NULL, value = '" + signing + "' WHERE type LIKE 'signing%'"} {
-		b.exec(t, j, s)
-	}
+	j := b.inClear(t)
 	before := b.rowsOf(t, j)
 	if _, err := j.do(); err != nil {
 		t.Fatal(err)
